@@ -1,0 +1,22 @@
+//! The rooms of the `larder` program, from the front door to the cellar.
+//!
+//! ```text
+//! main -> cli -> node -> registry -> lookup -> peers   -> store -> protocol
+//!                                           -> archive ->
+//!                node -> admin -> store            config, tasks, telemetry: handed in by node
+//! ```
+//!
+//! Arrows go down only; `registry`, `peers` and `archive` never import each other. See ARCHITECTURE.md.
+
+pub mod admin;
+pub mod archive;
+pub mod cli;
+pub mod config;
+pub mod failpoint;
+pub mod lookup;
+pub mod node;
+pub mod peers;
+pub mod registry;
+pub mod store;
+pub mod tasks;
+pub mod telemetry;

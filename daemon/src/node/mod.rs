@@ -1,0 +1,1 @@
+//! Builds the rooms from the floor up, starts their tasks, stops them in reverse.

@@ -1,0 +1,130 @@
+//! What can go wrong on this disk.
+
+use std::io;
+use std::path::PathBuf;
+
+use larder_protocol::digest::Digest;
+
+/// A failure of the store. Facts, not sentences: the front door chooses the words for clients.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The operating system refused something.
+    #[error("{doing} {}: {source}", path.display())]
+    Io {
+        /// A verb phrase.
+        doing: &'static str,
+        /// The file or folder.
+        path: PathBuf,
+        /// Its words.
+        source: io::Error,
+    },
+    /// The index (RocksDB) refused something.
+    #[error("{doing} in the index: {source}")]
+    Index {
+        /// A verb phrase.
+        doing: &'static str,
+        /// Its words.
+        source: Box<dyn std::error::Error + Send + Sync>,
+    },
+    /// A row or a file of ours is not what was written.
+    #[error("{what} is damaged: {detail}")]
+    Damaged {
+        /// Which.
+        what: String,
+        /// How it shows.
+        detail: String,
+    },
+    /// Another daemon has the folder.
+    #[error("another larder is running on {}; stop it, or choose another --data-dir", path.display())]
+    Locked {
+        /// The folder.
+        path: PathBuf,
+    },
+    /// The folder is not safe to keep data in.
+    #[error("data folder {} {why}; {mend}", path.display())]
+    Unsafe {
+        /// The folder.
+        path: PathBuf,
+        /// What is wrong.
+        why: String,
+        /// What to do.
+        mend: String,
+    },
+    /// No such session, or not of this repository.
+    #[error("no such upload session")]
+    UploadUnknown,
+    /// Another request is appending to the session.
+    #[error("another request is using this upload session")]
+    UploadBusy,
+    /// As many sessions as are allowed.
+    #[error("{limit} upload sessions are open, as many as registry.uploads_max allows")]
+    TooManyUploads {
+        /// How many may be open.
+        limit: usize,
+    },
+    /// More bytes than allowed, or than were announced.
+    #[error("more than {limit} bytes")]
+    TooLarge {
+        /// How many may come.
+        limit: u64,
+    },
+    /// The bytes are not what the digest says.
+    #[error("content has digest {actual}, not {expected}")]
+    DigestMismatch {
+        /// What was asked for.
+        expected: Digest,
+        /// What came.
+        actual: Digest,
+    },
+    /// A manifest that is none.
+    #[error("{0}")]
+    InvalidManifest(#[from] InvalidManifest),
+    /// A manifest names what its repository lacks.
+    #[error("{} of the blobs and manifests it names are not in this repository", .0.len())]
+    Missing(Vec<Digest>),
+    /// A blob that was on its way will not come.
+    #[error("the blob's source ended before the blob did")]
+    Abandoned,
+    /// The store is closed.
+    #[error("the store is closed: the node is stopping")]
+    Closed,
+}
+
+/// Why bytes are no manifest.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum InvalidManifest {
+    /// Not JSON as a manifest has it.
+    #[error("not a manifest: {0}")]
+    Json(String),
+    /// The body names another media type than the Content-Type.
+    #[error("the body says mediaType {body:?}, the request says Content-Type {header:?}")]
+    MediaType {
+        /// In the body.
+        body: String,
+        /// In the request.
+        header: String,
+    },
+    /// Valid as two kinds at once.
+    #[error("a manifest has either `manifests` or `config` and `layers`, not both")]
+    Ambiguous,
+    /// More than is allowed.
+    #[error("{what}: more than {max}")]
+    TooMany {
+        /// What there is too much of.
+        what: &'static str,
+        /// How much may be.
+        max: usize,
+    },
+}
+
+impl Error {
+    /// Whether the same call may go well later.
+    pub fn is_retryable(&self) -> bool {
+        matches!(self, Error::Io { .. } | Error::Index { .. } | Error::UploadBusy | Error::TooManyUploads { .. } | Error::Abandoned)
+    }
+
+    /// Whether the disk is full.
+    pub fn is_full(&self) -> bool {
+        matches!(self, Error::Io { source, .. } if source.kind() == io::ErrorKind::StorageFull)
+    }
+}
