@@ -13,6 +13,7 @@ use std::io::{self, Write};
 use std::path::PathBuf;
 use std::process::ExitCode;
 
+use anyhow::Context as _;
 use clap::{Args, Parser, Subcommand};
 
 use crate::config::{self, ArchiveUrlFault, Fault};
@@ -122,7 +123,7 @@ impl Cli {
         let context = Context { place: self.place, environment: std::env::vars_os().collect() };
         // Whole answers are written at once: a line at a time would be a system call for each.
         let mut out = io::BufWriter::new(io::stdout());
-        let done = self.command.run(&context, &mut out).and_then(|()| Ok(out.flush()?));
+        let done = self.command.run(&context, &mut out).and_then(|()| out.flush().context("write to standard output"));
         // Nobody may be left to read this either.
         done.map(|()| ExitCode::SUCCESS).unwrap_or_else(|error| {
             if is_closed_pipe(&error) {
@@ -183,13 +184,9 @@ fn show<T: serde::de::DeserializeOwned>(
     answer: client::Answer,
     table: impl FnOnce(T) -> String,
 ) -> anyhow::Result<()> {
-    if format.json {
-        out.write_all(answer.text())?;
-        writeln!(out)?;
-    } else {
-        out.write_all(table(answer.read()?).as_bytes())?;
-    }
-    Ok(())
+    let written =
+        if format.json { out.write_all(&[answer.text(), b"\n"].concat()) } else { out.write_all(table(answer.read()?).as_bytes()) };
+    written.context("write to standard output")
 }
 
 fn is_closed_pipe(error: &anyhow::Error) -> bool {

@@ -3,6 +3,7 @@
 use std::io::{IsTerminal, Write};
 use std::time::Duration;
 
+use anyhow::Context;
 use clap::Args;
 use indicatif::{ProgressBar, ProgressStyle};
 use serde::Deserialize;
@@ -46,7 +47,7 @@ struct Skipped {
 impl Restore {
     pub(super) async fn run(self, client: &Client, out: &mut dyn Write) -> anyhow::Result<()> {
         // A mistake is better told before anything is asked.
-        self.url.parse::<ArchiveUrl>()?;
+        self.url.parse::<ArchiveUrl>().with_context(|| format!("restore from {}", self.url))?;
         let waiting = waiting(&self.url);
         let answer = client.post("restore", json!({ "url": self.url })).await;
         waiting.finish_and_clear();

@@ -134,7 +134,7 @@ pub enum Fault {
     #[error("credentials don't belong in a URL, where logs would show them; give them as AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY")]
     Credentials,
     /// No place for packs.
-    #[error(transparent)]
+    #[error("{0}; \"none\" switches the archive off on this node")]
     ArchiveUrl(#[from] ArchiveUrlFault),
     /// A path that only a shell understands.
     #[error("~ is understood by shells only; write the whole path")]

@@ -22,7 +22,7 @@ pub enum ArchiveUrl {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum ArchiveUrlFault {
     /// It begins with neither `s3://` nor `file://`.
-    #[error("an archive is s3://bucket/prefix or file:///folder, or \"none\" to have none")]
+    #[error("an archive is s3://bucket/prefix or file:///folder")]
     Scheme,
     /// `file://` is followed by something else than an absolute path.
     #[error("a folder is named by its absolute path, with three slashes: file:///srv/larder-archive")]
