@@ -31,6 +31,7 @@
 pub mod codec;
 pub mod digest;
 pub mod name;
+pub mod pack;
 pub mod record;
 pub mod stamp;
 pub mod vector;
