@@ -83,19 +83,23 @@ impl S3 {
                 // With the region given, loading reads files and environment only; credentials are looked for by the first request.
                 let region = Region::new(self.settings.region.clone());
                 let shared = aws_config::defaults(BehaviorVersion::latest()).region(region).load().await;
-                let mut config = aws_sdk_s3::config::Builder::from(&shared)
-                    .force_path_style(self.settings.path_style)
-                    .request_checksum_calculation(RequestChecksumCalculation::WhenRequired)
-                    .response_checksum_validation(ResponseChecksumValidation::WhenRequired)
-                    .retry_config(RetryConfig::standard().with_max_attempts(ATTEMPTS_MAX).with_max_backoff(RETRY_DELAY_MAX))
-                    .timeout_config(timeouts(0))
-                    .interceptor(Count(self.ledger.clone()));
-                if let Some(endpoint) = &self.settings.endpoint {
-                    config = config.endpoint_url(endpoint);
-                }
-                Client::from_conf(config.build())
+                self.configure(&shared)
             })
             .await
+    }
+
+    fn configure(&self, shared: &aws_config::SdkConfig) -> Client {
+        let mut config = aws_sdk_s3::config::Builder::from(shared)
+            .force_path_style(self.settings.path_style)
+            .request_checksum_calculation(RequestChecksumCalculation::WhenRequired)
+            .response_checksum_validation(ResponseChecksumValidation::WhenRequired)
+            .retry_config(RetryConfig::standard().with_max_attempts(ATTEMPTS_MAX).with_max_backoff(RETRY_DELAY_MAX))
+            .timeout_config(timeouts(0))
+            .interceptor(Count(self.ledger.clone()));
+        if let Some(endpoint) = &self.settings.endpoint {
+            config = config.endpoint_url(endpoint);
+        }
+        Client::from_conf(config.build())
     }
 
     fn error<E>(&self, doing: &'static str, key: &str, error: SdkError<E>) -> Error
@@ -291,7 +295,13 @@ impl Intercept for Count {
 
 #[cfg(test)]
 mod tests {
+    use super::super::bucket::get_whole;
     use super::*;
+    use aws_sdk_s3::config::Credentials;
+    use bytes::Bytes;
+    use larder_protocol::pack::Piece;
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    use tokio::net::TcpListener;
 
     #[test]
     fn plain_http_is_for_this_host_only() {
@@ -303,13 +313,119 @@ mod tests {
         }
     }
 
+    fn bucket(endpoint: &str) -> (S3, Ledger) {
+        let settings = S3Settings { endpoint: Some(endpoint.to_owned()), region: "us-east-1".to_owned(), path_style: true };
+        let ledger = Ledger::new(None, Default::default());
+        (S3::new("b", "p", &settings, ledger.clone()).expect("a bucket"), ledger)
+    }
+
     #[tokio::test]
     async fn nothing_is_asked_before_the_first_request() {
-        let settings = S3Settings { endpoint: Some("http://127.0.0.1:1".to_owned()), region: "us-east-1".to_owned(), path_style: true };
-        let ledger = Ledger::new(None, Default::default());
-        let bucket = S3::new("b", "p", &settings, ledger.clone()).expect("a bucket");
+        let (bucket, ledger) = bucket("http://127.0.0.1:1");
         assert_eq!(bucket.id(), "s3://b/p");
         assert!(bucket.client.get().is_none());
         assert_eq!(ledger.tally(), Default::default());
+    }
+
+    /// Answers one request per connection with the next of `answers`; gives the head and the body of each.
+    async fn server(answers: Vec<String>) -> (String, tokio::task::JoinHandle<Vec<(String, Vec<u8>)>>) {
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+        let endpoint = format!("http://{}", listener.local_addr().expect("its address"));
+        let serve = async move {
+            let mut requests = Vec::new();
+            for answer in answers {
+                let (mut connection, _) = listener.accept().await.expect("a connection");
+                let mut bytes = Vec::new();
+                let end = loop {
+                    assert!(connection.read_buf(&mut bytes).await.expect("a request") > 0);
+                    if let Some(end) = bytes.windows(4).position(|window| window == b"\r\n\r\n") {
+                        break end + 4;
+                    }
+                };
+                let head = String::from_utf8(bytes[..end].to_vec()).expect("text").to_lowercase();
+                let length = head.lines().find_map(|line| line.strip_prefix("content-length: ")?.parse().ok()).unwrap_or(0);
+                while bytes.len() < end + length {
+                    assert!(connection.read_buf(&mut bytes).await.expect("a body") > 0);
+                }
+                requests.push((head, bytes.split_off(end)));
+                connection.write_all(answer.as_bytes()).await.expect("an answer is taken");
+            }
+            requests
+        };
+        (endpoint, tokio::spawn(serve))
+    }
+
+    /// A bucket that speaks to `endpoint` with credentials of its own.
+    fn bucket_at(endpoint: &str) -> (S3, Ledger) {
+        let (bucket, ledger) = bucket(endpoint);
+        let credentials = Credentials::builder().access_key_id("AK").secret_access_key("SK").provider_name("test").build();
+        let shared = aws_config::SdkConfig::builder()
+            .behavior_version(BehaviorVersion::latest())
+            .region(Region::new("us-east-1"))
+            .credentials_provider(aws_sdk_s3::config::SharedCredentialsProvider::new(credentials))
+            .build();
+        bucket.client.set(bucket.configure(&shared)).expect("not set before");
+        (bucket, ledger)
+    }
+
+    fn answer(status: &str, headers: &str, body: &str) -> String {
+        format!("HTTP/1.1 {status}\r\n{headers}Content-Length: {}\r\nConnection: close\r\n\r\n{body}", body.len())
+    }
+
+    fn pack(bytes: &'static [u8]) -> Object {
+        let pieces = vec![Piece::Bytes(Bytes::from_static(bytes))];
+        let body = body::Body::new(pieces.into(), std::sync::Arc::new(|_| Err(std::io::ErrorKind::NotFound.into())));
+        Object { key: "p/v1/packs/x/1.tar".to_owned(), crc64: 0x0102_0304_0506_0708, body }
+    }
+
+    #[tokio::test]
+    async fn f27_a_pack_is_one_put_and_a_retry_sends_the_same() {
+        let busy = answer("503 Slow Down", "", "<Error><Code>SlowDown</Code><Message>busy</Message></Error>");
+        let (endpoint, requests) = server(vec![busy, answer("200 OK", "", "")]).await;
+        let (bucket, ledger) = bucket_at(&endpoint);
+        bucket.put_once(pack(b"the whole pack")).await.expect("put");
+        let requests = requests.await.expect("the server ended well");
+        for (head, body) in &requests {
+            assert!(head.starts_with("put /b/p/v1/packs/x/1.tar?x-id=putobject http/1.1\r\n"), "{head}");
+            assert!(head.contains("content-length: 14\r\n") && head.contains("x-amz-checksum-crc64nvme: aqidbaugbwg="), "{head}");
+            assert!(head.contains("x-amz-content-sha256: unsigned-payload\r\n") && !head.contains("aws-chunked"), "{head}");
+            assert_eq!(body, b"the whole pack");
+        }
+        let tally = ledger.tally();
+        assert_eq!((tally.requests.put, tally.bytes_out), (2, 28));
+    }
+
+    #[tokio::test]
+    async fn refusals_say_what_to_do() {
+        let error = |code: &str| format!("<Error><Code>{code}</Code><Message>no</Message></Error>");
+        let (endpoint, _requests) =
+            server(vec![answer("404 Not Found", "", &error("NoSuchBucket")), answer("400 Bad Request", "", &error("BadDigest"))]).await;
+        let (bucket, _) = bucket_at(&endpoint);
+        let refused = bucket.put_once(pack(b"x")).await.expect_err("no such bucket").to_string();
+        assert_eq!(refused, "put p/v1/packs/x/1.tar in s3://b/p: 404 NoSuchBucket: no; create the bucket, or correct archive.url");
+        assert!(matches!(bucket.put_once(pack(b"x")).await, Err(Error::Checksum { .. })));
+    }
+
+    #[tokio::test]
+    async fn a_range_is_one_get_and_must_be_that_range() {
+        let good = answer("206 Partial Content", "Content-Range: bytes 5-8/100\r\n", "blob");
+        let (endpoint, requests) = server(vec![good, answer("200 OK", "", "the whole object")]).await;
+        let (bucket, ledger) = bucket_at(&endpoint);
+        assert_eq!(get_whole(&bucket, "k", 5..9).await.expect("get"), "blob");
+        assert!(get_whole(&bucket, "k", 5..9).await.is_err());
+        let requests = requests.await.expect("the server ended well");
+        assert!(requests[0].0.contains("range: bytes=5-8\r\n"), "{}", requests[0].0);
+        assert_eq!((ledger.tally().requests.get, ledger.tally().bytes_in), (2, 4));
+    }
+
+    #[tokio::test]
+    async fn a_listing_has_sizes_and_says_whether_there_is_more() {
+        let xml = "<ListBucketResult><IsTruncated>true</IsTruncated><Contents><Key>p/a</Key><Size>7</Size></Contents></ListBucketResult>";
+        let (endpoint, requests) = server(vec![answer("200 OK", "", xml)]).await;
+        let (bucket, ledger) = bucket_at(&endpoint);
+        let page = bucket.list("p/", Some("p/0")).await.expect("list");
+        assert_eq!(page, Page { objects: vec![Listed { key: "p/a".to_owned(), size: 7 }], more: true });
+        assert!(requests.await.expect("the server ended well")[0].0.contains("start-after=p%2f0"));
+        assert_eq!(ledger.tally().requests, ledger::Requests { list: 1, ..Default::default() });
     }
 }
