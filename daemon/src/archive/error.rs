@@ -10,7 +10,7 @@ use larder_protocol::pack::InvalidPack;
 pub enum Error {
     /// The store refused.
     #[error(transparent)]
-    Store(#[from] crate::store::Error),
+    Store(Box<crate::store::Error>),
     /// This node has no bucket.
     #[error("the archive is switched off on this node; set archive.url")]
     Off,
@@ -66,7 +66,7 @@ pub enum Error {
         /// The object's key.
         key: String,
         /// What is wrong with it.
-        source: InvalidPack,
+        source: Box<InvalidPack>,
     },
     /// A restore needs an empty node.
     #[error("restore {url}: this node has content already; restore into an empty --data-dir")]
@@ -92,4 +92,10 @@ pub enum Error {
         /// Their ids, in hex.
         clusters: Vec<String>,
     },
+}
+
+impl From<crate::store::Error> for Error {
+    fn from(source: crate::store::Error) -> Self {
+        Error::Store(Box::new(source))
+    }
 }

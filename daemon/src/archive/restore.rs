@@ -19,6 +19,7 @@ use larder_protocol::record::{Archived, Key, Numbered, PackId, Value};
 use larder_protocol::stamp::NodeId;
 use larder_protocol::vector::{Origin, VersionVector};
 
+use crate::config::ArchiveUrl;
 use crate::store::{ClusterId, Commit};
 
 use super::bucket::{self, Bucket, Listed};
@@ -48,6 +49,12 @@ impl Inner {
     /// See [`super::Archive::restore`].
     pub async fn restore(self: &Arc<Self>, url: &str) -> Result<Restored, Error> {
         let address = bucket::parse_url(url)?;
+        // A folder to archive into is made; one to restore from must be there.
+        if let ArchiveUrl::Directory(path) = &address
+            && !path.is_dir()
+        {
+            return Err(Error::Url { url: url.to_owned(), why: "there is no such folder" });
+        }
         let _turn = self.turn.lock().await;
         let own = url.to_owned();
         let ready = self.store.run(move |store| {
@@ -83,10 +90,12 @@ impl Inner {
                 Ok(opened) => {
                     records += opened.contents.records.len();
                     read += 1;
-                    covers.extend(opened.contents.covers.iter().map(|(origin, covered)| (*origin, *covered)));
                     let key = opened.listed.key.clone();
+                    let covered = opened.contents.covers.clone();
                     let refused = self.merge(&*bucket, opened).await?;
-                    if refused > 0 {
+                    if refused == 0 {
+                        covers.extend(covered);
+                    } else {
                         let why = format!("{refused} of its records lie in the future; set this host's clock and restore again");
                         skipped.push(Skipped { key, why });
                     }
@@ -209,7 +218,7 @@ async fn open_pack(bucket: &dyn Bucket, id: PackId, listed: Listed) -> Result<Op
 
 async fn read_pack(bucket: &dyn Bucket, id: PackId, listed: &Listed) -> Result<(Footer, Contents), Error> {
     let Listed { key, size } = listed;
-    let invalid = |source| Error::Pack { key: key.clone(), source };
+    let invalid = |source| Error::Pack { key: key.clone(), source: Box::new(source) };
     if *size < FOOTER_SIZE {
         return Err(invalid(InvalidPack::NoFooter));
     }

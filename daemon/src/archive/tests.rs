@@ -163,7 +163,7 @@ async fn a_bucket_brings_back_what_was_pushed() {
     assert_eq!(second.store.cluster(), first.store.cluster());
     assert_eq!(second.store.tag(&app(), &"v1".parse().expect("a tag")).expect("readable").expect("there").digest, digest);
     assert!(second.store.manifest(&app(), &digest).expect("readable").is_some());
-    assert_eq!(second.store.vector().get(&first.store.origin()) > 0, true);
+    assert!(second.store.vector().get(&first.store.origin()) > 0);
     // One ranged GET a blob.
     let before = gets(&second);
     assert!(pull(&second, &layer).await);
@@ -260,7 +260,9 @@ async fn two_clusters_in_one_bucket_are_told_apart() {
     let third = node(&folder.path().join("its-own"), 3).await;
     let restored = third.archive.restore(&format!("file://{}", folder.path().display())).await;
     assert!(matches!(&restored, Err(Error::Clusters { clusters, .. }) if clusters.len() == 2), "{restored:?}");
-    let empty = third.archive.restore(&format!("file://{}", folder.path().join("nothing").display())).await;
+    let nowhere = third.archive.restore(&format!("file://{}", folder.path().join("nothing").display())).await;
+    assert!(matches!(&nowhere, Err(Error::Url { .. })), "{nowhere:?}");
+    let empty = third.archive.restore(&format!("file://{}", folder.path().join("its-own").display())).await;
     assert!(matches!(&empty, Err(Error::NoPacks { .. })), "{empty:?}");
 }
 

@@ -152,7 +152,8 @@ impl Inner {
         let bucket = self.bucket.clone().ok_or(Error::Off)?;
         let mut turn = self.turn.lock().await;
         let written = self.write_packs(&bucket, &mut turn).await;
-        self.counting.lock().expect("counting does not panic").queue = Default::default();
+        let this = self.clone();
+        self.store.run(move |_| this.counting.lock().expect("counting does not panic").queue = Default::default()).await;
         *self.last_error.lock().expect("never held across a panic") = written.as_ref().err().map(ToString::to_string);
         let _ = self.count(&bucket).await;
         written
