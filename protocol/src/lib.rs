@@ -33,6 +33,7 @@ pub mod digest;
 pub mod frame;
 pub mod message;
 pub mod name;
+pub mod pack;
 pub mod record;
 pub mod refusal;
 pub mod stamp;
