@@ -30,7 +30,11 @@
 
 pub mod codec;
 pub mod digest;
+pub mod frame;
+pub mod message;
 pub mod name;
 pub mod record;
+pub mod refusal;
 pub mod stamp;
 pub mod vector;
+pub mod version;

@@ -1,16 +1,34 @@
-//! Finding content: here, then a peer, then the archive.
+//! Finding content: here, then a peer, then the archive; one search per digest at a time.
+//!
+//! The only room that knows where content may be found. A blob that is not on this disk is *staged*: a peer
+//! fills the staged file from its start, and where no peer has it (or all of them end early) the archive goes on
+//! from where they stopped. Whoever asked reads the staged file as it grows; whoever asks meanwhile joins the same
+//! search. When the last byte is there the store checks the digest and commits, exactly as after a push.
+//!
+//! - A search goes on when the client that began it leaves: others may follow it, and the next pull finds the blob here.
+//! - Nobody gets the last byte of a blob before its digest was checked (the store holds it back).
+//! - `searches` is a lock over the searches under way; it is never held across an await.
+//! - A crash leaves a staged file, which the store's next start removes.
+//!
+//! [`copies`] keeps the copies that this node owes as an owner.
 
-use bytes::Bytes;
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, PoisonError};
+
 use larder_protocol::digest::Digest;
 use larder_protocol::record::Link;
+use tokio::sync::watch;
 
-use crate::archive::Archive;
-use crate::peers::Peers;
-use crate::store::{Content, StagedReader, Store};
+use crate::archive::{self, Archive};
+use crate::peers::{self, Peers};
+use crate::store::{self, Content, StagedReader, Staging, Store};
 use crate::tasks::Tasks;
+use crate::telemetry::{KindLabel, Metrics};
+
+mod copies;
 
 /// Why content could not be had.
-#[derive(Debug, thiserror::Error)]
+#[derive(Clone, Debug, thiserror::Error)]
 pub enum Error {
     /// Neither here, nor at a reachable peer, nor in a readable pack.
     #[error("no node that can be reached has {digest}, and no pack in the archive")]
@@ -18,42 +36,172 @@ pub enum Error {
         /// The blob.
         digest: Digest,
     },
-    /// The store refused.
-    #[error(transparent)]
-    Store(#[from] crate::store::Error),
+    /// This disk refused.
+    #[error("bring {digest} onto this disk: {source}")]
+    Store {
+        /// The blob.
+        digest: Digest,
+        /// Why.
+        source: Arc<store::Error>,
+    },
 }
 
 /// Finds content. Cheap to clone.
 #[derive(Clone)]
-pub struct Lookup {}
+pub struct Lookup {
+    store: Store,
+    peers: Peers,
+    archive: Archive,
+    tasks: Tasks,
+    metrics: Arc<Metrics>,
+    searches: Arc<Mutex<HashMap<Digest, watch::Receiver<Search>>>>,
+}
 
 /// A blob that can be read now.
 #[derive(Debug)]
 pub enum Opened {
     /// On this disk.
     Here(Content),
-    /// On its way here; the first bytes are there or the source was found.
+    /// On its way here: its source was found and its first bytes are there.
     Coming(StagedReader),
+}
+
+/// Where a search stands.
+#[derive(Clone, Debug)]
+enum Search {
+    Looking,
+    Coming(StagedReader),
+    Done,
+    Failed(Error),
 }
 
 impl Lookup {
     /// Builds the ladder.
-    pub fn new(store: Store, peers: Peers, archive: Archive, tasks: Tasks) -> Self {
-        let _ = (store, peers, archive, tasks);
-        unimplemented!()
+    pub fn new(store: Store, peers: Peers, archive: Archive, tasks: Tasks, metrics: Arc<Metrics>) -> Self {
+        Self { store, peers, archive, tasks, metrics, searches: Arc::default() }
     }
-    /// Opens a blob for reading. Concurrent callers of one digest share one fetch. Cancel-safe: others are not disturbed.
+
+    /// Starts keeping the copies that this node owes.
+    pub fn start(&self) {
+        self.tasks.core("copies", copies::keep(self.clone()));
+    }
+
+    /// Opens a blob for reading.
+    ///
+    /// Concurrent callers of one digest share one search. Cancel-safe: others are not disturbed.
     ///
     /// # Errors
-    /// `NotFound`: nobody has it.
+    /// - `NotFound`: nobody has it.
+    /// - `Store`: this disk can't take it.
     pub async fn open(&self, digest: Digest, link: Link) -> Result<Opened, Error> {
-        unimplemented!("{digest}{link:?}")
+        loop {
+            if let Some(content) = self.here(&digest)? {
+                return Ok(Opened::Here(content));
+            }
+            let Some(mut search) = self.search(digest, link)? else { continue };
+            let reader = match settled(&mut search, |search| !matches!(search, Search::Looking)).await {
+                Search::Coming(reader) => reader,
+                Search::Failed(error) => return Err(error),
+                Search::Looking | Search::Done => continue,
+            };
+            // Only when the first byte is there has a source been found, and "not found" can no longer be the answer.
+            if reader.clone().read(0, 1).await.is_ok() {
+                return Ok(Opened::Coming(reader));
+            }
+            if let Search::Failed(error) = settled(&mut search, Search::has_ended).await {
+                return Err(error);
+            }
+        }
     }
+
     /// Brings a blob onto this disk.
+    ///
+    /// # Errors
+    /// As [`Lookup::open`].
     pub async fn ensure(&self, digest: Digest, link: Link) -> Result<(), Error> {
-        unimplemented!("{digest}{link:?}")
+        while self.here(&digest)?.is_none() {
+            let Some(mut search) = self.search(digest, link)? else { break };
+            if let Search::Failed(error) = settled(&mut search, Search::has_ended).await {
+                return Err(error);
+            }
+        }
+        Ok(())
+    }
+
+    fn here(&self, digest: &Digest) -> Result<Option<Content>, Error> {
+        self.store.open_blob(digest).map_err(|source| Error::Store { digest: *digest, source: Arc::new(source) })
+    }
+
+    /// Joins the search for a digest, or begins it; `None` when the blob has just come in.
+    fn search(&self, digest: Digest, link: Link) -> Result<Option<watch::Receiver<Search>>, Error> {
+        let mut searches = self.searches.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(search) = searches.get(&digest) {
+            return Ok(Some(search.clone()));
+        }
+        // ORDER: a search commits its blob before it leaves the map, so asking again under the lock finds what ended just now.
+        if self.here(&digest)?.is_some() {
+            return Ok(None);
+        }
+        let (state, search) = watch::channel(Search::Looking);
+        searches.insert(digest, search.clone());
+        drop(searches);
+        let lookup = self.clone();
+        self.tasks.spawn("search", async move {
+            let ended = match lookup.find(digest, link, &state).await {
+                Ok(()) => Search::Done,
+                Err(error) => Search::Failed(error),
+            };
+            lookup.searches.lock().unwrap_or_else(PoisonError::into_inner).remove(&digest);
+            state.send_replace(ended);
+        });
+        Ok(Some(search))
+    }
+
+    /// Climbs the ladder until the blob is whole, then commits it.
+    async fn find(&self, digest: Digest, link: Link, state: &watch::Sender<Search>) -> Result<(), Error> {
+        let refused = |source| Error::Store { digest, source: Arc::new(source) };
+        let mut staging = self.store.run(move |store| store.stage(digest, link)).await.map_err(refused)?;
+        state.send_replace(Search::Coming(staging.reader()));
+        let Some(source) = self.fill(&mut staging).await else {
+            return Err(Error::NotFound { digest });
+        };
+        staging.finish().await.map_err(|error| {
+            tracing::warn!(%digest, source, %error, "what came from elsewhere was not kept");
+            refused(error)
+        })?;
+        let label = KindLabel { kind: source };
+        self.metrics.fetched_blobs.get_or_create(&label).inc();
+        self.metrics.fetched_bytes.get_or_create(&label).inc_by(link.size);
+        Ok(())
+    }
+
+    /// Asks peers, then the archive; says who gave the last byte.
+    async fn fill(&self, staging: &mut Staging) -> Option<&'static str> {
+        let digest = staging.digest();
+        match self.peers.fill(staging).await {
+            Ok(true) => return Some("peer"),
+            Ok(false) => {}
+            Err(error @ peers::Error::Store(_)) => tracing::warn!(%digest, %error, "fetch from a peer failed on this disk"),
+            Err(error) => tracing::info!(%digest, %error, "fetch from a peer failed"),
+        }
+        match self.archive.fill(staging).await {
+            Ok(true) => return Some("archive"),
+            Ok(false) => {}
+            Err(error @ archive::Error::Store(_)) => tracing::warn!(%digest, %error, "fetch from the archive failed on this disk"),
+            Err(error) => tracing::warn!(%digest, %error, "fetch from the archive failed"),
+        }
+        None
     }
 }
 
-/// SKELETON
-pub fn unused(_: Bytes) {}
+impl Search {
+    fn has_ended(&self) -> bool {
+        matches!(self, Search::Done | Search::Failed(_))
+    }
+}
+
+/// Waits until a search is in the state asked for. A search whose task was dropped counts as it was last seen.
+async fn settled(search: &mut watch::Receiver<Search>, wanted: impl Fn(&Search) -> bool) -> Search {
+    let waited = search.wait_for(|search| wanted(search)).await.map(|search| search.clone());
+    waited.unwrap_or_else(|_| search.borrow().clone())
+}

@@ -1,1 +1,132 @@
 //! Builds the rooms from the floor up, starts their tasks, stops them in reverse.
+//!
+//! Open in this order: data folder (locked), key, store, archive, peers, lookup, registry. The front door opens last, so
+//! that whoever can connect is served. Stopping turns it round: the listener closes, requests under way get their grace,
+//! background loops end at a safe point, peers hear goodbye, the store is flushed and closed.
+//!
+//! A core task that ends by itself stops the node, and [`serve`] then returns an error.
+
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use anyhow::Context;
+use tokio::net::TcpListener;
+use tokio::signal::unix::{SignalKind, signal};
+
+use crate::admin;
+use crate::archive::Archive;
+use crate::config::Config;
+use crate::lookup::Lookup;
+use crate::peers::{Identity, Peers};
+use crate::registry;
+use crate::store::{self, DataFolder, Store};
+use crate::tasks::Tasks;
+use crate::telemetry::Metrics;
+
+mod operations;
+
+use operations::NodeOperations;
+
+/// What background loops get beyond the grace of requests.
+const LOOPS_GRACE: Duration = Duration::from_secs(5);
+
+/// Runs a node until it is told to stop by SIGTERM or SIGINT.
+///
+/// # Errors
+/// It could not start, or a part of it that it can't do without ended.
+pub async fn serve(config: Config) -> anyhow::Result<()> {
+    let mut terminate = signal(SignalKind::terminate()).context("listen for SIGTERM")?;
+    let mut interrupt = signal(SignalKind::interrupt()).context("listen for SIGINT")?;
+    let node = Node::start(config).await?;
+    let stopping = node.tasks.stopping();
+    let asked = tokio::select! {
+        _ = terminate.recv() => true,
+        _ = interrupt.recv() => true,
+        _ = stopping.cancelled() => false,
+    };
+    node.stop().await;
+    anyhow::ensure!(asked, "a part of the node ended by itself; the log above says which");
+    Ok(())
+}
+
+/// A running node.
+struct Node {
+    store: Store,
+    peers: Peers,
+    tasks: Tasks,
+    ready: Arc<AtomicBool>,
+    grace: Duration,
+}
+
+impl Node {
+    async fn start(config: Config) -> anyhow::Result<Self> {
+        let (tasks, metrics) = (Tasks::default(), Arc::new(Metrics::default()));
+        let (identity, store) = open_store(&config).await?;
+
+        let signer = Arc::clone(&identity);
+        let sign = Arc::new(move |bytes: &[u8]| signer.sign(bytes));
+        let archive = Archive::open(&config, store.clone(), sign, Arc::clone(&metrics)).await.context("open the archive")?;
+        let peers = Peers::start(&config, archive.bucket(), Arc::clone(&identity), store.clone(), &tasks, Arc::clone(&metrics));
+        let peers = peers.await.with_context(|| format!("open the peers' port {}/udp", config.peers.listen))?;
+        let lookup = Lookup::new(store.clone(), peers.clone(), archive.clone(), tasks.clone(), Arc::clone(&metrics));
+        let bringing = lookup.clone();
+        archive.start(
+            Arc::new(move |digest, link| {
+                let lookup = bringing.clone();
+                Box::pin(async move { lookup.ensure(digest, link).await.is_ok() })
+            }),
+            &tasks,
+        );
+        lookup.start();
+
+        let listen = config.http.listen;
+        let listener = TcpListener::bind(listen).await.with_context(|| {
+            format!("listen on {listen}; stop the program that has the port, or choose another with --listen")
+        })?;
+        let ready = Arc::new(AtomicBool::new(true));
+        let operations = Arc::new(NodeOperations::new(peers.clone(), archive, Arc::clone(&ready)));
+        let about = admin::About { node: identity.node(), name: config.node.name.clone(), zone: config.node.zone.clone() };
+        let socket = config.data_dir.join("larder.sock");
+        admin::start(&socket, about, store.clone(), operations.clone(), &tasks).with_context(|| format!("open the command socket {}", socket.display()))?;
+        let elsewhere = admin::public(operations, Arc::clone(&metrics));
+        registry::start(listener, &config, store.clone(), lookup, elsewhere, &tasks, metrics);
+
+        tracing::info!(node = %identity.node(), data = %config.data_dir.display(), peers = %config.peers.listen, "listening on {listen}");
+        notify(&[sd_notify::NotifyState::Ready]);
+        Ok(Self { store, peers, tasks, ready, grace: config.http.shutdown_grace })
+    }
+
+    async fn stop(self) {
+        tracing::info!(grace = ?self.grace, "stopping: no new requests, those under way may finish");
+        notify(&[sd_notify::NotifyState::Stopping]);
+        self.ready.store(false, Ordering::Relaxed);
+        if !self.tasks.stop(self.grace + LOOPS_GRACE).await {
+            tracing::info!("some work did not end in time and was dropped; clients and peers resume it");
+        }
+        self.peers.close().await;
+        self.store.run(Store::close).await;
+    }
+}
+
+/// Opens what is on the disk, from the lock upwards.
+async fn open_store(config: &Config) -> anyhow::Result<(Arc<Identity>, Store)> {
+    let (path, durability, max_clock_drift) = (config.data_dir.clone(), config.store.durability, config.peers.max_clock_drift);
+    let (uploads_max, blob_size_max) = (config.registry.uploads_max, config.registry.blob_size_max);
+    let opened = tokio::task::spawn_blocking(move || {
+        let folder = DataFolder::open(&path)?;
+        let identity = Identity::load(folder.path()).context("load this node's key")?;
+        let options = store::Options { node: identity.node(), durability, max_clock_drift, uploads_max, blob_size_max };
+        let store = Store::open(folder, options).context("open the store")?;
+        anyhow::Ok((Arc::new(identity), store))
+    });
+    opened.await.context("opening the store was cut short")?
+}
+
+/// Tells systemd, where it listens. Elsewhere nothing happens.
+fn notify(states: &[sd_notify::NotifyState]) {
+    if let Err(error) = sd_notify::notify(states) {
+        tracing::info!(%error, "the service manager could not be told");
+    }
+}

@@ -5,6 +5,9 @@ use std::path::PathBuf;
 
 use larder_protocol::digest::Digest;
 
+/// What the store's calls give back.
+pub type Result<T> = std::result::Result<T, Error>;
+
 /// A failure of the store. Facts, not sentences: the front door chooses the words for clients.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
@@ -118,6 +121,17 @@ pub enum InvalidManifest {
 }
 
 impl Error {
+    /// Makes an `Io` failure of what the operating system said.
+    pub(super) fn io(doing: &'static str, path: &std::path::Path) -> impl FnOnce(io::Error) -> Self {
+        let path = path.to_owned();
+        move |source| Error::Io { doing, path, source }
+    }
+
+    /// Makes an `Index` failure of what the index said.
+    pub(super) fn index<E: std::error::Error + Send + Sync + 'static>(doing: &'static str) -> impl FnOnce(E) -> Self {
+        move |source| Error::Index { doing, source: Box::new(source) }
+    }
+
     /// Whether the same call may go well later.
     pub fn is_retryable(&self) -> bool {
         matches!(self, Error::Io { .. } | Error::Index { .. } | Error::UploadBusy | Error::TooManyUploads { .. } | Error::Abandoned)
@@ -125,6 +139,13 @@ impl Error {
 
     /// Whether the disk is full.
     pub fn is_full(&self) -> bool {
-        matches!(self, Error::Io { source, .. } if source.kind() == io::ErrorKind::StorageFull)
+        match self {
+            Error::Io { source, .. } => source.kind() == io::ErrorKind::StorageFull,
+            // The index has no kind for it that its binding shows; these are its words and the system's.
+            Error::Index { source, .. } => {
+                ["No space left", "NoSpace", "space limit"].iter().any(|words| source.to_string().contains(words))
+            }
+            _ => false,
+        }
     }
 }

@@ -1,51 +1,69 @@
 //! What this node holds, and the order in which it came to hold it.
+//!
+//! The floor that every other room stands on, and the only door to the disk.
+//!
+//! - **In, by one way** (`staged`): bytes go to a staged file and through the running hashes (`hashing`); then the file is synced,
+//!   renamed into place, and one synced batch makes it visible. Pushes come through [`Upload`], everything else through [`Staging`].
+//! - **One commit** (`journal`): index rows, records and the journal go in one RocksDB batch. Callers return when it is on the disk;
+//!   one sync answers all that wait.
+//! - **Out, by pulling**: [`Store::tail`] and [`Store::exchange`] read the journal from a cursor of the reader's; [`Store::changes`] says only
+//!   that there is more.
+//!
+//! Invariants: the index never points at bytes that are not there; a blob is readable in a repository through a live link
+//! only; a number of this node's origin is used once. The store knows nothing of peers, buckets or HTTP.
+//!
+//! CRASH: see `staged` and `uploads`; a start settles a short list of intents and removes staged files without a session. It never
+//! walks the blobs.
+//!
+//! Locks: the journal's writer (held while a batch is read, built and handed over, not while it is synced), the sessions, the
+//! sync's state. No task runs here; every method but [`Store::run`] and those of [`Staging`] may block on the disk.
 
-use std::fs::File;
-use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::collections::VecDeque;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use bytes::Bytes;
-use larder_protocol::digest::{Algorithm, Digest};
-use larder_protocol::name::{RepositoryName, Tag};
-use larder_protocol::record::{Archived, Key, Link, Member, Numbered, PackId, Record, Value};
-use larder_protocol::stamp::{NodeId, Stamp};
+use larder_protocol::digest::Digest;
+use larder_protocol::record::{Archived, Key, Member, Numbered, PackId, Record, Value};
+use larder_protocol::stamp::NodeId;
 use larder_protocol::vector::{Origin, VersionVector};
 use tokio::sync::watch;
-use uuid::Uuid;
 
 use crate::config::Durability;
 
+mod blobs;
 mod error;
+mod hashing;
+mod index;
+mod journal;
+mod layout;
+mod manifests;
+mod staged;
+mod staging;
+mod tags;
+#[cfg(test)]
+mod tests;
+mod uploads;
 
-pub use error::{Error, InvalidManifest};
+pub use blobs::Content;
+pub use error::{Error, InvalidManifest, Result};
+pub use layout::DataFolder;
+pub use manifests::{ManifestPush, ManifestView, StoredManifest};
+pub use staging::{StagedReader, Staging};
+pub use tags::TagInfo;
+pub use uploads::Upload;
 
-/// SKELETON
-type Result<T> = std::result::Result<T, Error>;
+use index::{Batch, Index, RecordRow, Table, decode};
+use journal::Journal;
+use uploads::Sessions;
 
 /// The id of a cluster: random, given by its first node.
 pub type ClusterId = [u8; 16];
 
-/// A data folder that this process owns: permissions checked, locked (`flock`), sub-folders made.
-#[derive(Debug)]
-pub struct DataFolder {
-    path: PathBuf,
-    lock: File,
-}
-
-impl DataFolder {
-    /// Creates (0700) or checks the folder, takes its lock, makes its sub-folders.
-    ///
-    /// # Errors
-    /// `Locked` when another daemon has it; `Unsafe` when others may write there or it is not ours (S41).
-    pub fn open(path: &Path) -> Result<Self> {
-        unimplemented!("{path:?}")
-    }
-    /// The folder.
-    pub fn path(&self) -> &Path {
-        &self.path
-    }
-}
+/// Largest blob that lives in the index.
+pub(crate) const SMALL_MAX: u64 = 64 << 10;
+/// Records that an exchange reads at a time.
+const EXCHANGE_BATCH: usize = 256;
+const META_CLUSTER: &[u8] = b"cluster";
 
 /// How a store is opened.
 #[derive(Clone, Debug)]
@@ -62,64 +80,27 @@ pub struct Options {
     pub blob_size_max: u64,
 }
 
-/// The store. Cheap to clone. Methods block on the disk unless they are `async` or say otherwise: call them through [`Store::run`]
-/// (single point reads of the index may be called inline, they take microseconds).
+/// The store. Cheap to clone. Methods block on the disk unless they are `async` or say otherwise: call them through [`Store::run`].
+/// Reads of one row take microseconds and may be called inline.
 #[derive(Clone, Debug)]
-pub struct Store {}
-
-/// A blob's bytes, opened.
-#[derive(Clone, Debug)]
-pub enum Content {
-    /// A small blob, whole.
-    Memory(Bytes),
-    /// A file that holds exactly the blob, from its first byte.
-    File {
-        /// Opened for reading.
-        file: Arc<File>,
-        /// Bytes.
-        size: u64,
-    },
+pub struct Store {
+    inner: Arc<Inner>,
 }
 
-/// A manifest to be stored.
-#[derive(Clone, Debug)]
-pub struct ManifestPush {
-    /// Where.
-    pub repository: RepositoryName,
-    /// Tags that shall name it.
-    pub tags: Vec<Tag>,
-    /// Its digest; already checked against the bytes by the caller? NO: put_manifest checks.
-    pub digest: Digest,
-    /// `Content-Type` it was pushed with.
-    pub media_type: String,
-    /// Exactly as sent.
-    pub bytes: Bytes,
-}
-
-/// A stored manifest.
-#[derive(Clone, Debug)]
-pub struct StoredManifest {
-    /// `Content-Type` it was pushed with.
-    pub media_type: String,
-    /// Exactly as sent.
-    pub bytes: Bytes,
-}
-
-/// What a tag names now.
-#[derive(Clone, Debug)]
-pub struct TagInfo {
-    /// The tag.
-    pub tag: Tag,
-    /// The manifest.
-    pub digest: Digest,
-    /// When and by whom it was pushed.
-    pub stamp: Stamp,
+#[derive(Debug)]
+struct Inner {
+    folder: DataFolder,
+    options: Options,
+    index: Index,
+    journal: Journal,
+    sessions: Mutex<Sessions>,
+    cluster: Mutex<ClusterId>,
 }
 
 /// One atomic writing: all of it or nothing, synced, in the journal.
 #[derive(Clone, Debug, Default)]
 pub struct Commit {
-    /// Records to write under this node's origin; `None` is a tombstone.
+    /// Records to write under this node's origin, each key once; `None` is a tombstone.
     pub records: Vec<(Key, Option<Value>)>,
     /// Settings of other rooms (cursors, tokens): name -> bytes; `None` removes.
     pub settings: Vec<(String, Option<Vec<u8>>)>,
@@ -130,25 +111,18 @@ pub struct Commit {
 pub struct Applied {
     /// Keys whose record changed here.
     pub changed: Vec<Key>,
-    /// Records refused because their stamp lies in the future.
+    /// Records refused: their stamp lies in the future, or they are not what they say.
     pub refused: usize,
 }
 
-/// The records that another vector lacks, read from one snapshot.
-pub struct Exchange {}
-
-impl Exchange {
-    /// What is known when all of its records were taken.
-    pub fn vector(&self) -> &VersionVector {
-        unimplemented!()
-    }
-}
-
-impl Iterator for Exchange {
-    type Item = Result<Numbered>;
-    fn next(&mut self) -> Option<Self::Item> {
-        unimplemented!()
-    }
+/// The records that another vector lacks, by origin and sequence.
+#[derive(Debug)]
+pub struct Exchange {
+    store: Store,
+    vector: VersionVector,
+    /// Per origin: behind which sequence, and up to which.
+    origins: VecDeque<(Origin, u64, u64)>,
+    ready: VecDeque<Numbered>,
 }
 
 /// Numbers for `larder status`.
@@ -164,264 +138,230 @@ pub struct Counts {
     pub blob_bytes: u64,
 }
 
-impl Store {
-    /// Opens or creates the store in a folder; finishes or undoes what the last shutdown left; never walks the blob tree.
-    pub fn open(folder: DataFolder, options: Options) -> Result<Self> {
-        unimplemented!("{folder:?}{options:?}")
+impl Inner {
+    fn relaxed(&self) -> bool {
+        self.options.durability == Durability::Relaxed
     }
+}
+
+impl Store {
+    /// Opens or creates the store in a folder; finishes or undoes what the last shutdown left.
+    pub fn open(folder: DataFolder, options: Options) -> Result<Self> {
+        let index = Index::open(&folder.index())?;
+        let relaxed = options.durability == Durability::Relaxed;
+        let journal = Journal::open(&index, options.node, options.max_clock_drift, relaxed)?;
+        let cluster = match index.row(Table::Meta, META_CLUSTER)? {
+            Some(cluster) => cluster,
+            None => {
+                let cluster = *uuid::Uuid::new_v4().as_bytes();
+                let mut batch = Batch::default();
+                index.put_row(&mut batch, Table::Meta, META_CLUSTER, &cluster);
+                index.write(batch)?;
+                cluster
+            }
+        };
+        let mut inner = Inner { folder, options, index, journal, sessions: Mutex::default(), cluster: Mutex::new(cluster) };
+        inner.sessions = Mutex::new(uploads::load(&inner)?);
+        staged::settle(&inner)?;
+        staged::sweep(&inner.folder.uploads(), |id| Ok(uploads::is_session(&inner, id)))?;
+        inner.index.sync()?;
+        Ok(Self { inner: Arc::new(inner) })
+    }
+
     /// Runs `work` on a blocking thread.
     pub async fn run<T: Send + 'static>(&self, work: impl FnOnce(&Store) -> T + Send + 'static) -> T {
         let store = self.clone();
         tokio::task::spawn_blocking(move || work(&store)).await.expect("store work does not panic")
     }
-    /// Flushes and closes; afterwards every call fails.
+
+    /// Syncs what was written and ends background work. Nothing may be written afterwards.
     pub fn close(&self) {
-        unimplemented!()
+        self.inner.index.close();
     }
+
     /// This node's origin: its id and this life of its data folder. Does not block.
     pub fn origin(&self) -> Origin {
-        unimplemented!()
+        self.inner.journal.origin()
     }
+
     /// The cluster that this node belongs to; a fresh folder founds its own. Does not block.
     pub fn cluster(&self) -> ClusterId {
-        unimplemented!()
+        *journal::lock(&self.inner.cluster)
     }
+
     /// Joins or restores another cluster.
     pub fn adopt_cluster(&self, cluster: ClusterId) -> Result<()> {
-        unimplemented!("{cluster:?}")
+        let mut batch = Batch::default();
+        self.inner.index.put_row(&mut batch, Table::Meta, META_CLUSTER, &cluster);
+        self.inner.index.write(batch)?;
+        self.inner.index.sync()?;
+        *journal::lock(&self.inner.cluster) = cluster;
+        Ok(())
     }
-    /// Whether it holds no manifest, no tag and no link (member records don't count).
+
+    /// Whether it never held a manifest, a tag or a link (member records don't count).
     pub fn is_empty(&self) -> Result<bool> {
-        unimplemented!()
+        for table in [Table::Manifest, Table::Tag, Table::Link] {
+            if self.inner.index.scan(table, b"", b"").next().transpose()?.is_some() {
+                return Ok(false);
+            }
+        }
+        Ok(true)
     }
-    /// A number that grows with every commit: "there is more"; says nothing else. Does not block.
+
+    /// A number that grows with every commit: "there is more", and nothing else. Does not block.
     pub fn changes(&self) -> watch::Receiver<u64> {
-        unimplemented!()
+        self.inner.journal.changes()
     }
-    /// Numbers for people.
+
+    /// Numbers for people. Scans the tags and blobs.
     pub fn counts(&self) -> Result<Counts> {
-        unimplemented!()
+        let mut counts = Counts { repositories: self.repositories(None, usize::MAX)?.len() as u64, ..Counts::default() };
+        for row in self.inner.index.scan(Table::Tag, b"", b"") {
+            let row: RecordRow = decode(Table::Tag, &row?.1)?;
+            counts.tags += u64::from(row.record.value.is_some());
+        }
+        for row in self.inner.index.scan(Table::Blob, b"", b"") {
+            let row: index::BlobRow = decode(Table::Blob, &row?.1)?;
+            counts.blobs += 1;
+            counts.blob_bytes += row.size;
+        }
+        Ok(counts)
     }
 
-    // --- uploads ---
-    /// Begins a session. Errors: `TooManyUploads`.
-    pub fn create_upload(&self, repository: &RepositoryName, algorithm: Algorithm) -> Result<Upload> {
-        unimplemented!("{repository:?}{algorithm:?}")
-    }
-    /// Takes up a session where the disk stands. Errors: `UploadUnknown` (also: of another repository), `UploadBusy`.
-    pub fn open_upload(&self, repository: &RepositoryName, id: Uuid) -> Result<Upload> {
-        unimplemented!("{repository:?}{id:?}")
-    }
-    /// The offset at which a session goes on, without taking it (also while a request is appending to it).
-    pub fn upload_offset(&self, repository: &RepositoryName, id: Uuid) -> Result<u64> {
-        unimplemented!("{repository:?}{id:?}")
-    }
-    /// Ends a session and forgets its bytes.
-    pub fn cancel_upload(&self, repository: &RepositoryName, id: Uuid) -> Result<()> {
-        unimplemented!("{repository:?}{id:?}")
-    }
-    /// Drops sessions without progress since `age`; says how many.
-    pub fn expire_uploads(&self, age: Duration) -> Result<usize> {
-        unimplemented!("{age:?}")
-    }
-    /// Begins to stage a blob that comes from a peer or the archive.
-    pub fn stage(&self, digest: Digest, link: Link) -> Result<Staging> {
-        unimplemented!("{digest:?}{link:?}")
-    }
-
-    // --- blobs ---
-    /// What the link of a blob in a repository says; `None` without a live link (I8).
-    pub fn link(&self, repository: &RepositoryName, digest: &Digest) -> Result<Option<Link>> {
-        unimplemented!("{repository:?}{digest:?}")
-    }
-    /// Size, root and CRC of a blob that is on this disk.
-    pub fn blob(&self, digest: &Digest) -> Result<Option<Link>> {
-        unimplemented!("{digest:?}")
-    }
-    /// Opens a blob that is on this disk; `None` when it is not here. Fast enough to be called inline.
-    pub fn open_blob(&self, digest: &Digest) -> Result<Option<Content>> {
-        unimplemented!("{digest:?}")
-    }
-    /// The chaining values of a blob above 1 MiB that is on this disk.
-    pub fn chunk_values(&self, digest: &Digest) -> Result<Option<Vec<[u8; 32]>>> {
-        unimplemented!("{digest:?}")
-    }
-    /// Links a blob that `from` links into `to`; `false` when `from` has no link.
-    pub fn mount(&self, from: &RepositoryName, to: &RepositoryName, digest: &Digest) -> Result<bool> {
-        unimplemented!("{from:?}{to:?}{digest:?}")
-    }
-    /// Removes a blob's link from a repository; `false` when there was none.
-    pub fn unlink(&self, repository: &RepositoryName, digest: &Digest) -> Result<bool> {
-        unimplemented!("{repository:?}{digest:?}")
-    }
-
-    // --- manifests and tags ---
-    /// Stores a manifest and its tags in one batch.
-    /// Errors: `InvalidManifest`, `DigestMismatch`, `Missing(Vec<Digest>)` when it names blobs or manifests that the repository lacks.
-    pub fn put_manifest(&self, push: ManifestPush) -> Result<()> {
-        unimplemented!("{push:?}")
-    }
-    /// A manifest by digest.
-    pub fn manifest(&self, repository: &RepositoryName, digest: &Digest) -> Result<Option<StoredManifest>> {
-        unimplemented!("{repository:?}{digest:?}")
-    }
-    /// What a tag names.
-    pub fn tag(&self, repository: &RepositoryName, tag: &Tag) -> Result<Option<TagInfo>> {
-        unimplemented!("{repository:?}{tag:?}")
-    }
-    /// Live tags behind `after`, in byte order, at most `limit`: a seek and a scan.
-    pub fn tags(&self, repository: &RepositoryName, after: Option<&str>, limit: usize) -> Result<Vec<TagInfo>> {
-        unimplemented!("{repository:?}{after:?}{limit}")
-    }
-    /// Repositories with at least one live manifest, behind `after`, in byte order, at most `limit`.
-    pub fn repositories(&self, after: Option<&str>, limit: usize) -> Result<Vec<RepositoryName>> {
-        unimplemented!("{after:?}{limit}")
-    }
-    /// Whether a repository has a live manifest (or had one pushed: an empty tag list is then not "unknown").
-    pub fn repository_exists(&self, repository: &RepositoryName) -> Result<bool> {
-        unimplemented!("{repository:?}")
-    }
-    /// Deletes a tag; `false` when there was none.
-    pub fn delete_tag(&self, repository: &RepositoryName, tag: &Tag) -> Result<bool> {
-        unimplemented!("{repository:?}{tag:?}")
-    }
-    /// Deletes a manifest and every tag that names it; `false` when there was none.
-    pub fn delete_manifest(&self, repository: &RepositoryName, digest: &Digest) -> Result<bool> {
-        unimplemented!("{repository:?}{digest:?}")
-    }
-    /// Everything that must be at hand for a manifest to be pulled whole: the blobs it names, its children's, and theirs,
-    /// with what their links say. Ends on cycles. Non-distributable layers are left out. Missing manifests are skipped.
-    pub fn closure(&self, repository: &RepositoryName, digest: &Digest) -> Result<Vec<(Digest, Link)>> {
-        unimplemented!("{repository:?}{digest:?}")
-    }
-
-    // --- records ---
     /// Writes records of this node and settings in one synced batch; returns the records as numbered.
     pub fn commit(&self, commit: Commit) -> Result<Vec<Numbered>> {
-        unimplemented!("{commit:?}")
+        self.inner.journal.local(&self.inner.index, commit)
     }
+
     /// Merges records from elsewhere in one batch, keeps their numbers, and then raises the vector by `advance`
-    /// (but not for origins of which a record was refused).
+    /// (but not for origins of which a record was refused, so that it is sent again).
     pub fn apply(&self, records: Vec<Numbered>, advance: &VersionVector) -> Result<Applied> {
-        unimplemented!("{records:?}{advance:?}")
+        self.inner.journal.merge(&self.inner.index, records, advance)
     }
-    /// What is known of each origin, this node's own included. Does not block.
+
+    /// What is durably known of each origin, this node's own included. Does not block.
     pub fn vector(&self) -> VersionVector {
-        unimplemented!()
+        self.inner.journal.vector()
     }
-    /// The records that `theirs` lacks, by origin and sequence.
+
+    /// The records that `theirs` lacks, as far as they are durable here.
     pub fn exchange(&self, theirs: &VersionVector) -> Result<Exchange> {
-        unimplemented!("{theirs:?}")
+        let vector = self.vector();
+        let origins =
+            vector.iter().filter(|(origin, known)| theirs.get(origin) < *known).map(|(origin, known)| (origin, theirs.get(&origin), known));
+        let origins = origins.collect();
+        Ok(Exchange { store: self.clone(), vector, origins, ready: VecDeque::new() })
     }
-    /// Records of one origin behind `after`, at most `limit`.
+
+    /// Records of one origin behind `after`, at most `limit`, by sequence.
     pub fn tail(&self, origin: &Origin, after: u64, limit: usize) -> Result<Vec<Numbered>> {
-        unimplemented!("{origin:?}{after}{limit}")
+        self.inner.journal.tail(&self.inner.index, origin, after, limit)
     }
+
     /// One record, tombstones included.
     pub fn record(&self, key: &Key) -> Result<Option<Record>> {
-        unimplemented!("{key:?}")
+        journal::read(&self.inner.index, key)
     }
+
     /// Every member record; `None`: expelled.
     pub fn members(&self) -> Result<Vec<(NodeId, Option<Member>)>> {
-        unimplemented!()
+        let kind = Key::Member(NodeId([0; 32])).kind().to_be_bytes();
+        let mut members = Vec::new();
+        for row in self.inner.index.scan(Table::Record, &kind, b"") {
+            let row: RecordRow = decode(Table::Record, &row?.1)?;
+            let record = journal::parse(&row.record)?;
+            let Key::Member(node) = record.key else { continue };
+            let member = match record.value {
+                Some(Value::Member(member)) => Some(member),
+                _ => None,
+            };
+            members.push((node, member));
+        }
+        Ok(members)
     }
+
     /// A setting of another room.
     pub fn setting(&self, name: &str) -> Result<Option<Vec<u8>>> {
-        unimplemented!("{name}")
+        self.inner.index.get(Table::Meta, format!("{}{name}", journal::SETTING).as_bytes())
     }
+
     /// Settings whose name starts so.
     pub fn settings(&self, prefix: &str) -> Result<Vec<(String, Vec<u8>)>> {
-        unimplemented!("{prefix}")
+        let prefix = format!("{}{prefix}", journal::SETTING);
+        let rows = self.inner.index.scan(Table::Meta, prefix.as_bytes(), b"");
+        rows.map(|row| {
+            let (key, value) = row?;
+            let name = String::from_utf8_lossy(&key[journal::SETTING.len()..]).into_owned();
+            Ok((name, value.into_vec()))
+        })
+        .collect()
     }
 
-    // --- archive ---
     /// Where packs hold a blob: pack, offset, length.
     pub fn locations(&self, digest: &Digest) -> Result<Vec<(PackId, u64, u64)>> {
-        unimplemented!("{digest:?}")
+        let prefix = digest.to_key();
+        let mut locations = Vec::new();
+        for row in self.inner.index.scan(Table::Location, &prefix, b"") {
+            let (key, row) = row?;
+            let (offset, length) = decode(Table::Location, &row)?;
+            locations.extend(PackId::from_bytes(&key[prefix.len()..]).map(|pack| (pack, offset, length)));
+        }
+        Ok(locations)
     }
+
     /// A pack's record.
     pub fn pack(&self, pack: &PackId) -> Result<Option<Archived>> {
-        unimplemented!("{pack:?}")
+        Ok(match self.live(&Key::Archived(*pack))? {
+            Some(Value::Archived(archived)) => Some(archived),
+            _ => None,
+        })
     }
-    /// Every live pack, without contents if `Archived` is large? With contents; callers page by `after`.
+
+    /// Live packs behind `after`, by writer and sequence, at most `limit`.
     pub fn packs(&self, after: Option<&PackId>, limit: usize) -> Result<Vec<(PackId, Archived)>> {
-        unimplemented!("{after:?}{limit}")
+        let from = after.map(|after| [&after.to_bytes()[..], &[0]].concat()).unwrap_or_default();
+        let mut packs = Vec::new();
+        for row in self.inner.index.scan(Table::Pack, b"", &from) {
+            if packs.len() >= limit {
+                break;
+            }
+            let row: RecordRow = decode(Table::Pack, &row?.1)?;
+            if let Record { key: Key::Archived(pack), value: Some(Value::Archived(archived)), .. } = journal::parse(&row.record)? {
+                packs.push((pack, archived));
+            }
+        }
+        Ok(packs)
     }
 }
 
-/// An upload session that one request holds. Dropped without `suspend`, it goes on at the last saved offset.
-#[derive(Debug)]
-pub struct Upload {}
-
-impl Upload {
-    /// The session's id.
-    pub fn id(&self) -> Uuid {
-        unimplemented!()
-    }
-    /// Bytes taken so far.
-    pub fn offset(&self) -> u64 {
-        unimplemented!()
-    }
-    /// Takes bytes: writes and hashes them. Blocks. Errors: `TooLarge`, `Io`.
-    pub fn append(&mut self, bytes: &[u8]) -> Result<()> {
-        unimplemented!("{bytes:?}")
-    }
-    /// Saves where it stands, for a later request; returns the offset. Blocks.
-    pub fn suspend(self) -> Result<u64> {
-        unimplemented!()
-    }
-    /// Checks the digest, syncs, renames, indexes the blob and links it in the repository: then it is durable. Blocks.
-    /// Errors: `DigestMismatch` (the session is gone then).
-    pub fn finish(self, expected: Digest) -> Result<Link> {
-        unimplemented!("{expected:?}")
-    }
-    /// Forgets the session and its bytes. Blocks.
-    pub fn cancel(self) -> Result<()> {
-        unimplemented!()
+impl Exchange {
+    /// What is known when all of its records were taken.
+    pub fn vector(&self) -> &VersionVector {
+        &self.vector
     }
 }
 
-/// A blob on its way in from a peer or the archive; its readers follow it. Dropped unfinished, its bytes go and readers get an error.
-#[derive(Debug)]
-pub struct Staging {}
+impl Iterator for Exchange {
+    type Item = Result<Numbered>;
 
-impl Staging {
-    /// The blob.
-    pub fn digest(&self) -> Digest {
-        unimplemented!()
-    }
-    /// What its link says.
-    pub fn link(&self) -> Link {
-        unimplemented!()
-    }
-    /// Bytes taken so far: where a source goes on.
-    pub fn offset(&self) -> u64 {
-        unimplemented!()
-    }
-    /// Takes the next bytes: writes and hashes them on a blocking thread, then lets readers have them, except for the very last
-    /// byte of the blob, which waits for `finish` (so that nobody ever gets a whole blob that fails its digest).
-    /// Errors: `TooLarge` when more comes than the link says.
-    pub async fn append(&mut self, bytes: Bytes) -> Result<()> {
-        unimplemented!("{bytes:?}")
-    }
-    /// A reader that follows.
-    pub fn reader(&self) -> StagedReader {
-        unimplemented!()
-    }
-    /// Checks size, root and digest, commits the blob (no link: links are records). On mismatch the bytes go.
-    pub async fn finish(self) -> Result<()> {
-        unimplemented!()
-    }
-}
-
-/// Reads a blob while it comes in.
-#[derive(Clone, Debug)]
-pub struct StagedReader {}
-
-impl StagedReader {
-    /// Bytes from `offset`, at most `limit`, waiting until some are there; empty at the end of the blob.
-    /// Errors: `Abandoned` when the blob will not come.
-    pub async fn read(&mut self, offset: u64, limit: usize) -> Result<Bytes> {
-        unimplemented!("{offset}{limit}")
+    fn next(&mut self) -> Option<Self::Item> {
+        while self.ready.is_empty() {
+            let (origin, after, until) = *self.origins.front()?;
+            let records = match self.store.tail(&origin, after, EXCHANGE_BATCH) {
+                Ok(records) => records,
+                Err(error) => {
+                    self.origins.clear();
+                    return Some(Err(error));
+                }
+            };
+            // What was superseded in between is sent under its new number, in this exchange or the next.
+            match records.last().map(|last| last.sequence) {
+                Some(last) if last < until => self.origins[0].1 = last,
+                _ => drop(self.origins.pop_front()),
+            }
+            self.ready.extend(records.into_iter().filter(|numbered| numbered.sequence <= until));
+        }
+        self.ready.pop_front().map(Ok)
     }
 }

@@ -1,0 +1,212 @@
+//! `larder archive`: the bucket, how it stands, what is in it, what it costs.
+
+use std::collections::BTreeMap;
+use std::io::Write;
+
+use clap::{Args, Subcommand};
+use serde::Deserialize;
+use serde_json::{Value, json};
+
+use super::client::Client;
+use super::table::{self, Align, Table, facts};
+use super::{Format, show};
+
+/// The bucket: how it stands, what is in it, what it costs.
+#[derive(Args, Debug)]
+pub(super) struct Archive {
+    #[command(subcommand)]
+    action: Action,
+}
+
+#[derive(Debug, Subcommand)]
+enum Action {
+    /// Say what waits to be archived, and what is missing
+    Status(Format),
+    /// Write what waits to the bucket now
+    Flush(Format),
+    /// List the packs in the bucket
+    List(Format),
+    /// Say what was asked of the bucket, and what that costs
+    Cost(Format),
+}
+
+/// The archive's part of `larder status` too.
+#[derive(Debug, Deserialize)]
+pub(super) struct Standing {
+    url: String,
+    pending_records: u64,
+    pending_bytes: u64,
+    oldest_pending_s: Option<u64>,
+    packs: u64,
+    pack_bytes: u64,
+    #[serde(default)]
+    missing: Vec<String>,
+    last_error: Option<String>,
+}
+
+#[derive(Deserialize)]
+struct Flushed {
+    packs: Vec<Pack>,
+}
+
+#[derive(Deserialize)]
+struct Pack {
+    key: String,
+    size: u64,
+    #[serde(default)]
+    records: u64,
+    #[serde(default)]
+    blobs: u64,
+    #[serde(default)]
+    created: Value,
+}
+
+#[derive(Deserialize)]
+struct Cost {
+    requests: BTreeMap<String, u64>,
+    #[serde(default)]
+    bytes_out: u64,
+    #[serde(default)]
+    bytes_in: u64,
+    #[serde(default)]
+    dollars: BTreeMap<String, Value>,
+    #[serde(default)]
+    pushes: u64,
+    #[serde(default)]
+    distribution_requests: u64,
+}
+
+impl Archive {
+    pub(super) async fn run(self, client: &Client, out: &mut dyn Write) -> anyhow::Result<()> {
+        match self.action {
+            Action::Status(format) => show(out, format, client.get("archive").await?, |standing: Standing| standing.shown()),
+            Action::Flush(format) => show(out, format, client.post("archive/flush", json!({})).await?, |flushed: Flushed| flushed.shown()),
+            Action::List(format) => {
+                show(out, format, client.get("archive/packs").await?, |packs: Vec<Pack>| list(&packs, jiff::Timestamp::now()))
+            }
+            Action::Cost(format) => show(out, format, client.get("archive/cost").await?, |cost: Cost| cost.shown()),
+        }
+    }
+}
+
+impl Standing {
+    /// On a line, for `larder status`.
+    pub(super) fn line(&self) -> String {
+        let waiting = match self.pending_records {
+            0 => "nothing waits".to_owned(),
+            _ => self.waiting(),
+        };
+        let trouble = self.last_error.as_ref().map(|error| format!("; last error: {error}")).unwrap_or_default();
+        format!("{}, {} in {} packs, {waiting}{trouble}", self.url, table::size(self.pack_bytes), self.packs)
+    }
+
+    fn waiting(&self) -> String {
+        let since = self.oldest_pending_s.map(|seconds| format!(", since {}", table::time(seconds))).unwrap_or_default();
+        format!("{} in {} records wait{since}", table::size(self.pending_bytes), self.pending_records)
+    }
+
+    fn shown(&self) -> String {
+        let missing = match self.missing.as_slice() {
+            [] => "nothing".to_owned(),
+            missing => format!("{} blobs that a manifest names and nobody has", missing.len()),
+        };
+        let mut text = facts(&[
+            ("archive", self.url.clone()),
+            ("packs", format!("{} with {}", self.packs, table::size(self.pack_bytes))),
+            ("waiting", if self.pending_records == 0 { "nothing".to_owned() } else { self.waiting() }),
+            ("missing", missing),
+            ("last error", self.last_error.clone().unwrap_or_else(|| "none".to_owned())),
+        ]);
+        for digest in &self.missing {
+            text.push_str(&format!("  {digest}\n"));
+        }
+        text
+    }
+}
+
+impl Flushed {
+    fn shown(&self) -> String {
+        let lines = self
+            .packs
+            .iter()
+            .map(|pack| format!("wrote {}: {} with {} records and {} blobs\n", pack.key, table::size(pack.size), pack.records, pack.blobs));
+        let text: String = lines.collect();
+        if text.is_empty() { "nothing waited\n".to_owned() } else { text }
+    }
+}
+
+fn list(packs: &[Pack], now: jiff::Timestamp) -> String {
+    let mut table = Table::new(&[("KEY", Align::Left), ("SIZE", Align::Right), ("BLOBS", Align::Right), ("CREATED", Align::Left)]);
+    for pack in packs {
+        table.line([pack.key.clone(), table::size(pack.size), pack.blobs.to_string(), table::age(&pack.created, now)]);
+    }
+    table.or("no packs yet; `larder archive flush` writes one now")
+}
+
+impl Cost {
+    fn shown(&self) -> String {
+        // The order in which a bucket's price list has them.
+        let mut table = Table::new(&[("REQUESTS", Align::Left), ("COUNT", Align::Right)]);
+        for kind in ["put", "list", "get", "head", "delete"] {
+            if let Some(count) = self.requests.get(kind) {
+                table.line([kind.to_owned(), count.to_string()]);
+            }
+        }
+        let rest = self.requests.iter().filter(|(kind, _)| !["put", "list", "get", "head", "delete"].contains(&kind.as_str()));
+        for (kind, count) in rest {
+            table.line([kind.clone(), count.to_string()]);
+        }
+        let mut text = table.to_string();
+        text.push_str(&facts(&[
+            ("sent", table::size(self.bytes_out)),
+            ("received", table::size(self.bytes_in)),
+            ("manifests pushed", self.pushes.to_string()),
+            ("requests that Distribution would have made for them", self.distribution_requests.to_string()),
+        ]));
+        for (what, dollars) in &self.dollars {
+            let dollars = dollars.as_f64().map(|dollars| format!("${dollars:.6}")).unwrap_or_else(|| dollars.to_string());
+            text.push_str(&facts(&[(&what.replace('_', " "), dollars)]));
+        }
+        text
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_archives_standing_is_told() {
+        let answer = r#"{"url":"s3://b/p","bucket":"x","pending_records":2,"pending_bytes":1024,"oldest_pending_s":90,"packs":3,
+            "pack_bytes":1048576,"missing":["sha256:abc"],"last_error":null}"#;
+        let standing: Standing = serde_json::from_str(answer).expect("the API's form");
+        assert_eq!(
+            standing.shown(),
+            "archive:    s3://b/p\npacks:      3 with 1.0 MiB\nwaiting:    1.0 KiB in 2 records wait, since 1m 30s\n\
+             missing:    1 blobs that a manifest names and nobody has\nlast error: none\n  sha256:abc\n"
+        );
+        assert_eq!(standing.line(), "s3://b/p, 1.0 MiB in 3 packs, 1.0 KiB in 2 records wait, since 1m 30s");
+    }
+
+    #[test]
+    fn packs_are_listed_and_flushes_told() {
+        let answer = r#"[{"id":"i","key":"v1/packs/a-1/1.tar","bucket":"x","size":2048,"blobs":4,"created":"2026-11-23T11:59:00Z"}]"#;
+        let packs: Vec<Pack> = serde_json::from_str(answer).expect("the API's form");
+        let now = "2026-11-23T12:00:00Z".parse().expect("a time");
+        assert_eq!(list(&packs, now), "KEY                    SIZE  BLOBS  CREATED\nv1/packs/a-1/1.tar  2.0 KiB      4  1m ago\n");
+        let flushed: Flushed =
+            serde_json::from_str(r#"{"packs":[{"key":"k","size":1024,"records":2,"blobs":1}]}"#).expect("the API's form");
+        assert_eq!(flushed.shown(), "wrote k: 1.0 KiB with 2 records and 1 blobs\n");
+        assert_eq!(Flushed { packs: Vec::new() }.shown(), "nothing waited\n");
+    }
+
+    #[test]
+    fn the_ledger_is_a_table() {
+        let answer = r#"{"requests":{"put":1,"get":0,"list":0,"head":0,"delete":0},"bytes_out":1024,"bytes_in":0,
+            "dollars":{"requests":0.000005},"pushes":100,"distribution_requests":22800}"#;
+        let cost: Cost = serde_json::from_str(answer).expect("the API's form");
+        let text = cost.shown();
+        assert!(text.starts_with("REQUESTS  COUNT\nput           1\nlist          0\n"), "{text}");
+        assert!(text.contains("requests: $0.000005\n") && text.contains(" 22800\n"), "{text}");
+    }
+}

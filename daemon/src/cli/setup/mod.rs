@@ -1,0 +1,192 @@
+//! `larder setup`: the configuration of a client, for the node on this host.
+//!
+//! A client is described by the changes to files that it needs: what is there now, and what should be there. Planning reads and
+//! never writes; without `--write` the plan is printed. Installing ([`install`]) puts each file in place whole and keeps a
+//! copy of what was there. What a file already says stays: settings are added to it, and where one stands against what would
+//! be added, the command refuses and says what to write by hand.
+//!
+//! The registry speaks plain HTTP on this host, so every client has to be told that it is meant to be used without TLS.
+//! Docker Hub's images are asked for here first; what is not here, the client gets from Docker Hub as before.
+
+use std::io::Write;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context as _, bail};
+use clap::{Args, ValueEnum};
+
+use super::Context;
+use crate::config::{self, Flags};
+
+mod containerd;
+mod docker;
+mod install;
+mod podman;
+
+/// Print or install the configuration of a client on this host, for the node on this host.
+///
+/// Prints what would be written; --write writes it, as root, and keeps a copy of each file that was there as
+/// <file>.before-larder. Nothing that a file says is lost.
+#[derive(Args, Debug)]
+pub(super) struct Setup {
+    /// The client
+    client: ClientName,
+    /// Install it
+    #[arg(long)]
+    write: bool,
+    /// Where the client finds the registry, when that is not what this node's configuration says
+    #[arg(long, value_name = "HOST:PORT", value_parser = address)]
+    address: Option<String>,
+    /// The folder that is taken for the root of the file system
+    #[arg(long, hide = true, default_value = "/")]
+    root: PathBuf,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum ClientName {
+    /// Docker Engine
+    Docker,
+    /// containerd: nerdctl, Kubernetes, k3s
+    Containerd,
+    /// podman, buildah, skopeo, CRI-O
+    Podman,
+}
+
+/// A file as it is, and as it should be.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Change {
+    path: PathBuf,
+    before: Option<String>,
+    after: String,
+}
+
+/// No client's configuration is longer.
+const FILE_SIZE_MAX: u64 = 4 * 1024 * 1024;
+
+fn address(text: &str) -> Result<String, String> {
+    if config::is_host_port(text) { Ok(text.to_owned()) } else { Err("a host and a port are needed, such as 127.0.0.1:5000".to_owned()) }
+}
+
+impl Setup {
+    pub(super) fn run(self, context: &Context, out: &mut dyn Write) -> anyhow::Result<()> {
+        let address = match &self.address {
+            Some(address) => address.clone(),
+            None => on_this_host(&context.config(&Flags::default())?),
+        };
+        let changes = self.client.plan(&self.root, &address)?;
+        if self.write { install_all(&changes, self.client, out) } else { print(&changes, self.client, out) }
+    }
+}
+
+/// Where clients on this host reach a node that listens there.
+fn on_this_host(config: &config::Config) -> String {
+    let mut listen = config.http.listen;
+    if listen.ip().is_unspecified() {
+        listen.set_ip(if listen.is_ipv4() { std::net::Ipv4Addr::LOCALHOST.into() } else { std::net::Ipv6Addr::LOCALHOST.into() });
+    }
+    listen.to_string()
+}
+
+impl ClientName {
+    fn plan(self, root: &Path, address: &str) -> anyhow::Result<Vec<Change>> {
+        match self {
+            Self::Docker => docker::plan(root, address),
+            Self::Containerd => containerd::plan(root, address),
+            Self::Podman => podman::plan(root, address),
+        }
+    }
+
+    /// What makes the client read its configuration.
+    fn then(self) -> &'static str {
+        match self {
+            Self::Docker => "docker reads it after: systemctl reload docker",
+            Self::Containerd => {
+                "containerd reads it at the next pull, if config_path = \"/etc/containerd/certs.d\" stands in its config.toml (containerd 2 has \
+                 that by default)"
+            }
+            Self::Podman => "podman, buildah and skopeo read it the next time they run",
+        }
+    }
+}
+
+fn print(changes: &[Change], client: ClientName, out: &mut dyn Write) -> anyhow::Result<()> {
+    for change in changes {
+        let state = match &change.before {
+            None => "does not exist yet",
+            Some(before) if *before == change.after => "is like this already",
+            Some(_) => "would be changed to this",
+        };
+        writeln!(out, "# {} ({state})\n{}", change.path.display(), change.after)?;
+    }
+    Ok(writeln!(out, "# --write installs it; {}", client.then())?)
+}
+
+fn install_all(changes: &[Change], client: ClientName, out: &mut dyn Write) -> anyhow::Result<()> {
+    for change in changes {
+        if change.before.as_ref() == Some(&change.after) {
+            writeln!(out, "{}: is like this already", change.path.display())?;
+            continue;
+        }
+        match install::install(change)? {
+            Some(copy) => writeln!(out, "{}: changed; what was there is in {}", change.path.display(), copy.display())?,
+            None => writeln!(out, "{}: written", change.path.display())?,
+        }
+    }
+    Ok(writeln!(out, "{}", client.then())?)
+}
+
+/// A file's text, or nothing when there is none.
+fn read(path: &Path) -> anyhow::Result<Option<String>> {
+    match std::fs::metadata(path) {
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
+        Ok(found) if found.len() > FILE_SIZE_MAX => {
+            bail!("read {}: it has {} bytes, which no configuration has", path.display(), found.len())
+        }
+        _ => {}
+    }
+    let text = std::fs::read_to_string(path).with_context(|| format!("read {}", path.display()))?;
+    Ok(Some(text))
+}
+
+/// Puts an absolute path below the root.
+fn below(root: &Path, path: &str) -> PathBuf {
+    root.join(path.trim_start_matches('/'))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn run(root: &Path, client: ClientName, write: bool) -> String {
+        let context = Context { place: super::super::PlaceArgs { data_dir: None, config: None }, environment: Vec::new() };
+        let mut out = Vec::new();
+        Setup { client, write, address: None, root: root.to_owned() }.run(&context, &mut out).expect("setup");
+        String::from_utf8(out).expect("text")
+    }
+
+    #[test]
+    fn printing_writes_nothing_and_writing_twice_changes_nothing_more() {
+        for client in [ClientName::Docker, ClientName::Containerd, ClientName::Podman] {
+            let root = tempfile::tempdir().expect("a temp folder");
+            let printed = run(root.path(), client, false);
+            assert!(printed.contains("127.0.0.1:5000") && printed.contains("does not exist yet"), "{printed}");
+            assert_eq!(std::fs::read_dir(root.path()).expect("the root").count(), 0, "{client:?}");
+            let written = run(root.path(), client, true);
+            assert!(written.contains(": written\n"), "{written}");
+            let again = run(root.path(), client, true);
+            assert!(again.contains("is like this already") && !again.contains("written"), "{again}");
+        }
+    }
+
+    #[test]
+    fn the_address_is_what_this_host_can_reach() {
+        let mut config = config::Config::default();
+        let mut check = |listen: &str, expected: &str| {
+            config.http.listen = listen.parse().expect("an address");
+            assert_eq!(on_this_host(&config), expected);
+        };
+        check("0.0.0.0:5001", "127.0.0.1:5001");
+        check("[::]:5001", "[::1]:5001");
+        check("10.0.0.7:5000", "10.0.0.7:5000");
+        assert!(address("somewhere").is_err() && address("somewhere:5000").is_ok());
+    }
+}

@@ -1,0 +1,124 @@
+//! podman, buildah, skopeo, CRI-O: a file of our own in `/etc/containers/registries.conf.d`.
+//!
+//! Its first part says that this registry is spoken to without TLS; the second makes it a mirror of Docker Hub, whose images
+//! it has below `docker.io/`.
+
+use std::path::Path;
+
+use anyhow::{Context, bail, ensure};
+use toml::{Table, Value};
+
+use super::{Change, below, read};
+
+const FILE: &str = "/etc/containers/registries.conf.d/larder.conf";
+const HUB: &str = "docker.io";
+
+/// What has to change for a registry at this address.
+pub(super) fn plan(root: &Path, address: &str) -> anyhow::Result<Vec<Change>> {
+    let path = below(root, FILE);
+    let before = read(&path)?;
+    let after = match &before {
+        None => whole(address),
+        Some(text) => merge(text, address).with_context(|| format!("add to {}; mend it, or move it away", path.display()))?,
+    };
+    Ok(vec![Change { path, before, after }])
+}
+
+fn own(address: &str) -> String {
+    format!("[[registry]]\nlocation = \"{address}\"\ninsecure = true\n")
+}
+
+fn hub(address: &str) -> String {
+    format!(
+        "[[registry]]\nprefix = \"{HUB}\"\nlocation = \"{HUB}\"\n\n[[registry.mirror]]\nlocation = \"{address}/{HUB}\"\ninsecure = true\n"
+    )
+}
+
+fn whole(address: &str) -> String {
+    format!("{}\n{}", own(address), hub(address))
+}
+
+/// The text with what it lacks behind it.
+fn merge(text: &str, address: &str) -> anyhow::Result<String> {
+    let settings: Table = text.parse()?;
+    let registries = match settings.get("registry") {
+        None => &[][..],
+        Some(Value::Array(registries)) => registries.as_slice(),
+        Some(_) => bail!("registry is no list"),
+    };
+    let text_of = |table: &Value, key: &str| table.get(key).and_then(Value::as_str).map(str::to_owned);
+    // As this program wrote it for another address: nobody's own words are in it.
+    let first = registries.first().and_then(|first| text_of(first, "location"));
+    if first.is_some_and(|earlier| whole(&earlier) == text) {
+        return Ok(whole(address));
+    }
+    let of =
+        |prefix: &str| registries.iter().find(|table| text_of(table, "prefix").or(text_of(table, "location")).as_deref() == Some(prefix));
+    let mut merged = text.to_owned();
+    match of(address) {
+        None => append(&mut merged, &own(address)),
+        Some(table) => ensure!(
+            table.get("insecure").and_then(Value::as_bool) == Some(true),
+            "it has an entry for {address} without insecure = true, which has to be added there"
+        ),
+    }
+    match of(HUB) {
+        None => append(&mut merged, &hub(address)),
+        Some(table) => {
+            let mirrors = table.get("mirror").and_then(Value::as_array).map(Vec::as_slice).unwrap_or_default();
+            let there = mirrors.iter().any(|mirror| text_of(mirror, "location") == Some(format!("{address}/{HUB}")));
+            ensure!(
+                there,
+                "it has an entry for {HUB}, to which a [[registry.mirror]] with location = \"{address}/{HUB}\" and insecure = true has to be added"
+            );
+        }
+    }
+    merged.parse::<Table>().context("it has a form that can't be added to")?;
+    Ok(merged)
+}
+
+fn append(text: &mut String, part: &str) {
+    if !text.is_empty() {
+        text.push_str(if text.ends_with('\n') { "\n" } else { "\n\n" });
+    }
+    text.push_str(part);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const ADDRESS: &str = "127.0.0.1:5000";
+
+    #[test]
+    fn the_file_says_two_things() {
+        let text = whole(ADDRESS);
+        let parsed: Table = text.parse().expect("TOML");
+        let registries = parsed["registry"].as_array().expect("a list");
+        assert_eq!(registries[0]["location"].as_str(), Some(ADDRESS));
+        assert_eq!(registries[0]["insecure"].as_bool(), Some(true));
+        assert_eq!(registries[1]["mirror"][0]["location"].as_str(), Some("127.0.0.1:5000/docker.io"));
+        assert_eq!(merge(&text, ADDRESS).expect("merge"), text);
+        assert_eq!(merge("", ADDRESS).expect("merge"), text);
+    }
+
+    #[test]
+    fn another_address_replaces_what_was_written_before_and_leaves_what_people_wrote() {
+        assert_eq!(merge(&whole("10.0.0.7:5000"), ADDRESS).expect("merge"), whole(ADDRESS));
+        let mine = "# mine\nunqualified-search-registries = [\"docker.io\"]\n[[registry]]\nlocation = \"10.0.0.7:5000\"\nblocked = true\n";
+        assert_eq!(merge(mine, ADDRESS).expect("merge"), format!("{mine}\n{}\n{}", own(ADDRESS), hub(ADDRESS)));
+    }
+
+    #[test]
+    fn what_stands_against_it_is_refused() {
+        for wrong in [
+            "[[registry]]\nlocation = \"docker.io\"\n",
+            "[[registry]]\nlocation = \"127.0.0.1:5000\"\n",
+            "registry = 5\n",
+            "registry = []\n",
+            "[[registry]\n",
+        ] {
+            assert!(merge(wrong, ADDRESS).is_err(), "{wrong}");
+        }
+    }
+}

@@ -1,0 +1,87 @@
+//! `larder status`: how the running node is.
+
+use std::io::Write;
+
+use clap::Args;
+use serde::Deserialize;
+
+use super::archive::Standing;
+use super::client::Client;
+use super::table::{self, facts};
+use super::{Format, show};
+
+/// Say how the running node is.
+#[derive(Args, Debug)]
+pub(super) struct Status {
+    #[command(flatten)]
+    format: Format,
+}
+
+#[derive(Deserialize)]
+struct Node {
+    node: String,
+    name: String,
+    zone: String,
+    cluster: Option<String>,
+    version: String,
+    uptime_s: u64,
+    repositories: u64,
+    tags: u64,
+    blobs: u64,
+    blob_bytes: u64,
+    peers_connected: u64,
+    peers_total: u64,
+    archive: Option<Standing>,
+}
+
+impl Status {
+    pub(super) async fn run(self, client: &Client, out: &mut dyn Write) -> anyhow::Result<()> {
+        show(out, self.format, client.get("status").await?, |node: Node| node.shown())
+    }
+}
+
+impl Node {
+    fn shown(&self) -> String {
+        facts(&[
+            ("node", format!("{} in zone {}", self.name, self.zone)),
+            ("id", self.node.clone()),
+            ("cluster", self.cluster.clone().unwrap_or_else(|| "none".to_owned())),
+            ("version", format!("{}, up for {}", self.version, table::time(self.uptime_s))),
+            (
+                "content",
+                format!(
+                    "{} repositories, {} tags, {} blobs with {}",
+                    self.repositories,
+                    self.tags,
+                    self.blobs,
+                    table::size(self.blob_bytes)
+                ),
+            ),
+            ("peers", format!("{} of {} connected", self.peers_connected, self.peers_total)),
+            ("archive", self.archive.as_ref().map(Standing::line).unwrap_or_else(|| "none".to_owned())),
+        ])
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_node_is_told_on_a_page() {
+        let answer = r#"{"node":"aaaa","name":"build-07","zone":"default","cluster":"00ff","version":"0.1.0","uptime_s":61,"repositories":1,"tags":2,
+            "blobs":3,"blob_bytes":1048576,"peers_connected":1,"peers_total":2,"archive":{"url":"s3://b","bucket":"x","pending_records":0,
+            "pending_bytes":0,"oldest_pending_s":null,"packs":0,"pack_bytes":0,"missing":[],"last_error":"timed out"}}"#;
+        let node: Node = serde_json::from_str(answer).expect("the API's form");
+        let expected = "\
+node:    build-07 in zone default
+id:      aaaa
+cluster: 00ff
+version: 0.1.0, up for 1m 1s
+content: 1 repositories, 2 tags, 3 blobs with 1.0 MiB
+peers:   1 of 2 connected
+archive: s3://b, 0 B in 0 packs, nothing waits; last error: timed out
+";
+        assert_eq!(node.shown(), expected);
+    }
+}

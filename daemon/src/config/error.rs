@@ -1,0 +1,173 @@
+//! What can be wrong with a configuration, and how to mend it.
+
+use std::fmt;
+use std::io;
+use std::path::PathBuf;
+
+use super::ArchiveUrlFault;
+
+/// Where a value stands.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Place {
+    /// In a file; lines are counted from 1.
+    File {
+        /// The file, as it was named.
+        path: PathBuf,
+        /// The line.
+        line: usize,
+    },
+    /// In a variable of the environment.
+    Variable(String),
+    /// In a flag of the command line.
+    Flag(&'static str),
+    /// Nowhere: it is the default.
+    Default,
+}
+
+impl fmt::Display for Place {
+    fn fmt(&self, to: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::File { path, line } => write!(to, "{}:{line}", path.display()),
+            Self::Variable(name) => write!(to, "environment variable {name}"),
+            Self::Flag(name) => write!(to, "flag {name}"),
+            Self::Default => write!(to, "default"),
+        }
+    }
+}
+
+/// Why the configuration can't be used. Its text is one line for people: where, what, what is wrong, what to write.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The file can't be read.
+    #[error("read the configuration {}: {source}", .path.display())]
+    Read {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+    /// The file is far longer than any configuration.
+    #[error("read the configuration {}: it has more than {most} bytes; is it the right file?", .path.display())]
+    Long {
+        /// The file.
+        path: PathBuf,
+        /// The limit.
+        most: u64,
+    },
+    /// The file is no TOML.
+    #[error("{place}: {what}")]
+    Syntax {
+        /// Where.
+        place: Place,
+        /// In the parser's words, on one line.
+        what: String,
+    },
+    /// There is no such key, section or variable.
+    #[error("{place}: {}{}", unknown(.place, .name), mend(.near.as_deref()))]
+    Unknown {
+        /// Where.
+        place: Place,
+        /// `section.key`, `[section]`, or the variable.
+        name: String,
+        /// What was probably meant.
+        near: Option<String>,
+    },
+    /// A value can't be used.
+    #[error("{place}: {key} = {value}: {fault}")]
+    Value {
+        /// Where.
+        place: Place,
+        /// `section.key`
+        key: &'static str,
+        /// The value as it was written, shortened.
+        value: String,
+        /// What is wrong.
+        fault: Fault,
+    },
+}
+
+/// What is wrong with a value.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Fault {
+    /// It is of another type.
+    #[error("this has to be {wanted}")]
+    Type {
+        /// The type, with an example.
+        wanted: &'static str,
+    },
+    /// No size.
+    #[error("this is no size; write a number and a unit: 512MiB, 4GiB")]
+    Size,
+    /// No time.
+    #[error("this is no time; write whole numbers with units ms, s, m, h, d: 30s, 15m, 1h30m")]
+    Duration,
+    /// Below or above what works.
+    #[error("this has to be from {least} to {most}")]
+    Bounds {
+        /// The least that works.
+        least: String,
+        /// The most that works.
+        most: String,
+    },
+    /// No socket address.
+    #[error("this is no address with a port; write numbers, not a name: 127.0.0.1:5000, [::1]:5000")]
+    Address,
+    /// A port that nobody could be told.
+    #[error("with port 0 nobody would know where to connect; choose a port, such as 5000")]
+    PortZero,
+    /// No `host:port`.
+    #[error("other nodes need a host and a port to dial: build-07.example.org:5000, 10.0.0.7:5000")]
+    HostPort,
+    /// None of the words that are known.
+    #[error("this has to be {}", choices(.0))]
+    Choice(&'static [&'static str]),
+    /// No name.
+    #[error("a name has 1 to 64 letters, digits, dots, dashes and underscores")]
+    Name,
+    /// Nothing.
+    #[error("this can't be empty")]
+    Empty,
+    /// No URL.
+    #[error("this is no URL; write https://host or http://host:port, without ? and #")]
+    Url,
+    /// An URL with a user in it.
+    #[error("credentials don't belong in a URL, where logs would show them; give them as AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY")]
+    Credentials,
+    /// No place for packs.
+    #[error("{0}; \"none\" switches the archive off on this node")]
+    ArchiveUrl(#[from] ArchiveUrlFault),
+    /// A path that only a shell understands.
+    #[error("~ is understood by shells only; write the whole path")]
+    Home,
+    /// A word that would silence the logs.
+    #[error("{0:?} is no level; use off, error, warn, info, debug or trace, or target=level: info,larder::peers=debug")]
+    Level(String),
+    /// Plain HTTP that others can reach.
+    #[error(
+        "other hosts can reach this address, and plain HTTP lets everybody on the way read and change images; set http.insecure = true if \
+         that is wanted, or listen on 127.0.0.1 behind a TLS proxy"
+    )]
+    PlainHttp,
+    /// An address that can be listened on, but not dialed.
+    #[error("other nodes can't dial this address; say in peers.advertise what they can dial: [\"build-07.example.org:5000\"]")]
+    Undialable,
+    /// An S3 server, but no bucket.
+    #[error("this is the server of a bucket, and no bucket is named; set archive.url = \"s3://bucket/prefix\", or leave the endpoint out")]
+    NoBucket,
+}
+
+fn unknown(place: &Place, name: &str) -> String {
+    match place {
+        Place::Variable(_) => "there is no such setting".to_owned(),
+        _ if name.starts_with('[') => format!("there is no section {name}"),
+        _ => format!("there is no key {name}"),
+    }
+}
+
+fn mend(near: Option<&str>) -> String {
+    near.map(|near| format!("; did you mean {near}?")).unwrap_or_else(|| "; take it out".to_owned())
+}
+
+fn choices(choices: &[&str]) -> String {
+    choices.iter().map(|choice| format!("{choice:?}")).collect::<Vec<_>>().join(" or ")
+}

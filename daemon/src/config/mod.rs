@@ -1,0 +1,265 @@
+//! The configuration: its defaults and its checks; parsed once into types that cannot be wrong.
+//!
+//! A setting has one name, `section.key`, and four places where it can stand. What comes later here goes before what
+//! comes earlier: the default, the file (`larder.toml`), the environment (`LARDER_<SECTION>__<KEY>`), a flag.
+//! Every place goes through the same table ([`settings`]), so that a value is checked in one way wherever it stands,
+//! and also when another place overrules it: a mistake is found when it is made and not on the day the flag is dropped.
+//!
+//! Nothing is guessed. A name that is not in the table is an error, with the one that was probably meant, because a
+//! misspelt key that is ignored leaves its safe-looking line in the file and the default in force. Combinations that
+//! cannot work, or that open the registry to a network without being asked to, are errors as well. An [`Error`] says
+//! where the value stands (file and line, variable or flag), what it is, what is wrong with it and what to write instead.
+//!
+//! There are no secrets here: credentials of a bucket come from where its vendor's tools look for them, and a URL that
+//! carries any is refused, without repeating it.
+//!
+//! The file is read with the spans of its keys and values and without derived types: a derived reader names the first
+//! unknown field of a section, but can't say which other section has it, and checks a file's text and a variable's text
+//! with two different pieces of code.
+//!
+//! Private files: `settings` (the table), `value` (text to sizes, times, addresses), `layers` (the places and their order),
+//! `url` (where packs go), `error`.
+
+use std::ffi::OsString;
+use std::net::{Ipv4Addr, SocketAddr};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+mod error;
+mod layers;
+mod settings;
+#[cfg(test)]
+mod tests;
+mod url;
+mod value;
+
+pub use error::{Error, Fault, Place};
+pub use url::{ArchiveUrl, ArchiveUrlFault};
+pub use value::{duration, is_host_port, size};
+
+/// Where the data folder is when nobody says.
+pub const DATA_DIR: &str = "./larder-data";
+/// Where the packaged service keeps it.
+pub const DATA_DIR_OF_SERVICE: &str = "/var/lib/larder";
+/// The port of the registry, and of the peers.
+pub const PORT: u16 = 5000;
+
+/// What was said on the command line; each goes before the file and the environment.
+#[derive(Clone, Debug, Default)]
+pub struct Flags {
+    /// `--data-dir`
+    pub data_dir: Option<PathBuf>,
+    /// `--listen`
+    pub listen: Option<String>,
+    /// `--peer-listen`
+    pub peer_listen: Option<String>,
+    /// `--archive`
+    pub archive: Option<String>,
+}
+
+/// Everything that can be set. Field names are the keys of `larder.toml`.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// Where everything is kept.
+    pub data_dir: PathBuf,
+    /// What this node is called, and where it stands.
+    pub node: Node,
+    /// The front door.
+    pub http: Http,
+    /// The disk.
+    pub store: Store,
+    /// Limits of the registry.
+    pub registry: Registry,
+    /// Other nodes.
+    pub peers: Peers,
+    /// The bucket.
+    pub archive: Archive,
+    /// Logs.
+    pub log: Log,
+}
+
+/// `[node]`
+#[derive(Clone, Debug)]
+pub struct Node {
+    /// What people call it; the host's name by default.
+    pub name: String,
+    /// Copies are spread over zones.
+    pub zone: String,
+}
+
+/// `[http]`
+#[derive(Clone, Debug)]
+pub struct Http {
+    /// TCP address of the registry.
+    pub listen: SocketAddr,
+    /// Plain HTTP off loopback was asked for.
+    pub insecure: bool,
+    /// Location headers start with it, when it is set; without a slash at its end.
+    pub public_url: Option<String>,
+    /// Most connections at a time.
+    pub connections_max: usize,
+    /// A request's head must be here by then.
+    pub header_timeout: Duration,
+    /// A body that makes no progress for so long is given up.
+    pub idle_timeout: Duration,
+    /// How long requests may go on after a stop was asked for.
+    pub shutdown_grace: Duration,
+}
+
+/// When a commit counts as done.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Durability {
+    /// When it is on the disk: file, folder and index are synced.
+    Strict,
+    /// When the kernel has it: a power cut may take the last seconds.
+    Relaxed,
+}
+
+/// `[store]`
+#[derive(Clone, Debug)]
+pub struct Store {
+    /// When a commit counts as done.
+    pub durability: Durability,
+}
+
+/// `[registry]`
+#[derive(Clone, Debug)]
+pub struct Registry {
+    /// Largest manifest in bytes.
+    pub manifest_size_max: u64,
+    /// Largest blob in bytes.
+    pub blob_size_max: u64,
+    /// Most upload sessions at a time.
+    pub uploads_max: usize,
+    /// Sessions without progress for so long are dropped.
+    pub upload_age_max: Duration,
+}
+
+/// `[peers]`
+#[derive(Clone, Debug)]
+pub struct Peers {
+    /// UDP address for other nodes.
+    pub listen: SocketAddr,
+    /// `host:port` that other nodes dial. Never empty: the listen address when nothing else was said.
+    pub advertise: Vec<String>,
+    /// Nodes that keep a durable copy of each blob.
+    pub replicas: usize,
+    /// Stamps further ahead than this are refused.
+    pub max_clock_drift: Duration,
+}
+
+/// `[archive]`
+#[derive(Clone, Debug)]
+pub struct Archive {
+    /// Where packs go; `None` switches the archive off on this node.
+    pub url: Option<ArchiveUrl>,
+    /// An S3 server that is not AWS.
+    pub endpoint: Option<String>,
+    /// The bucket's region.
+    pub region: String,
+    /// The bucket's name stands in the path and not in the host.
+    pub path_style: bool,
+    /// A pack is sealed when its oldest item has waited so long.
+    pub max_delay: Duration,
+    /// A pack is sealed when so many bytes wait.
+    pub pack_size: u64,
+}
+
+/// How a log line looks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LogFormat {
+    /// For people.
+    Text,
+    /// For machines: one JSON object a line.
+    Json,
+}
+
+/// `[log]`
+#[derive(Clone, Debug)]
+pub struct Log {
+    /// Directives of tracing's env-filter.
+    pub level: String,
+    /// How a line looks.
+    pub format: LogFormat,
+}
+
+impl Default for Config {
+    /// What `larder serve` runs with when nothing is configured.
+    fn default() -> Self {
+        let listen = SocketAddr::from((Ipv4Addr::LOCALHOST, PORT));
+        let data_dir = PathBuf::from(DATA_DIR);
+        let archive = data_dir.join(ARCHIVE_FOLDER);
+        Self {
+            data_dir,
+            node: Node { name: host_name(), zone: "default".to_owned() },
+            http: Http {
+                listen,
+                insecure: false,
+                public_url: None,
+                connections_max: 4096,
+                header_timeout: Duration::from_secs(10),
+                idle_timeout: Duration::from_secs(60),
+                shutdown_grace: Duration::from_secs(30),
+            },
+            store: Store { durability: Durability::Strict },
+            registry: Registry {
+                manifest_size_max: 4 * MIB,
+                blob_size_max: 64 * 1024 * MIB,
+                uploads_max: 1024,
+                upload_age_max: Duration::from_secs(24 * 60 * 60),
+            },
+            peers: Peers { listen, advertise: vec![listen.to_string()], replicas: 2, max_clock_drift: Duration::from_secs(5 * 60) },
+            archive: Archive {
+                url: Some(ArchiveUrl::Directory(archive)),
+                endpoint: None,
+                region: "us-east-1".to_owned(),
+                path_style: false,
+                max_delay: Duration::from_secs(15 * 60),
+                pack_size: 512 * MIB,
+            },
+            log: Log { level: "info".to_owned(), format: LogFormat::Text },
+        }
+    }
+}
+
+impl Config {
+    /// Reads the configuration: `flags` over `environment` over the file over the defaults.
+    ///
+    /// The file is `path`, or else the one that `LARDER_CONFIG` names, or else none. Of the environment, everything that
+    /// does not begin with `LARDER_` is skipped. Reads one file and the host's name; touches nothing.
+    ///
+    /// # Errors
+    /// The first mistake, wherever it stands; see [`Error`].
+    pub fn load(path: Option<&Path>, flags: &Flags, environment: impl IntoIterator<Item = (OsString, OsString)>) -> Result<Self, Error> {
+        layers::load(path, flags, environment)
+    }
+}
+
+/// Where the data folder of a running daemon may be, for the commands that talk to it, the likeliest first.
+///
+/// The one that was said (`flag`, `LARDER_DATA_DIR`, or the `data_dir` of the file that `path` or `LARDER_CONFIG` names) is
+/// the only one; when nothing was said, the default and the packaged service's.
+///
+/// # Errors
+/// The file can't be used.
+pub fn data_dirs(flag: Option<&Path>, path: Option<&Path>, environment: &[(OsString, OsString)]) -> Result<Vec<PathBuf>, Error> {
+    let (folder, file) = layers::folder_and_file(environment.iter().cloned());
+    if let Some(folder) = flag.map(Path::to_owned).or(folder) {
+        return Ok(vec![folder]);
+    }
+    if path.is_some() || file.is_some() {
+        return Ok(vec![Config::load(path, &Flags::default(), environment.iter().cloned())?.data_dir]);
+    }
+    Ok(vec![PathBuf::from(DATA_DIR), PathBuf::from(DATA_DIR_OF_SERVICE)])
+}
+
+/// The folder of the default bucket, in the data folder.
+const ARCHIVE_FOLDER: &str = "archive";
+const MIB: u64 = 1024 * 1024;
+
+/// The host's name, as far as it can serve as a node's; it is only shown to people.
+fn host_name() -> String {
+    let name = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
+    let name = name.trim();
+    if value::is_name(name) { name.to_owned() } else { "larder".to_owned() }
+}

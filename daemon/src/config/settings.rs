@@ -1,0 +1,227 @@
+//! Every setting there is: its name, its bounds, and the field that it sets.
+//!
+//! A new setting is a field in `mod.rs`, its default there, a line here, and its explanation in the packaged
+//! `larder.toml`; a test compares the two lists.
+
+use std::path::PathBuf;
+
+use super::value::{Value, is_host_port, is_name};
+use super::{Config, Durability, Fault, LogFormat, MIB};
+
+/// The configuration while it is put together.
+#[derive(Debug)]
+pub(super) struct Draft {
+    pub(super) config: Config,
+    /// The archive is the folder in the data folder, wherever that will be.
+    pub(super) archive_in_data_dir: bool,
+}
+
+/// One setting.
+pub(super) struct Setting {
+    /// `section.key`, or the key alone.
+    pub(super) name: &'static str,
+    /// Checks a value and keeps it.
+    pub(super) apply: fn(&mut Draft, &Value) -> Result<(), Fault>,
+}
+
+impl Setting {
+    /// The section, or nothing.
+    pub(super) fn section(&self) -> &'static str {
+        self.name.split_once('.').map(|(section, _)| section).unwrap_or_default()
+    }
+
+    /// The key in its section.
+    pub(super) fn key(&self) -> &'static str {
+        self.name.split_once('.').map(|(_, key)| key).unwrap_or(self.name)
+    }
+
+    /// The variable of the environment.
+    pub(super) fn variable(&self) -> String {
+        format!("LARDER_{}", self.name.replace('.', "__").to_ascii_uppercase())
+    }
+}
+
+macro_rules! settings {
+    ($($name:literal => |$draft:ident, $value:ident| $apply:expr;)*) => {
+        &[$(Setting { name: $name, apply: |$draft: &mut Draft, $value: &Value| { $apply; Ok(()) } },)*]
+    };
+}
+
+/// All of them, in the order of the packaged file.
+pub(super) const SETTINGS: &[Setting] = settings! {
+    "data_dir" => |draft, value| draft.config.data_dir = data_dir(value)?;
+    "node.name" => |draft, value| draft.config.node.name = name(value)?;
+    "node.zone" => |draft, value| draft.config.node.zone = name(value)?;
+    "http.listen" => |draft, value| draft.config.http.listen = value.address()?;
+    "http.insecure" => |draft, value| draft.config.http.insecure = value.boolean()?;
+    "http.public_url" => |draft, value| draft.config.http.public_url = value.url()?;
+    "http.connections_max" => |draft, value| draft.config.http.connections_max = value.number(1, 1_000_000)?;
+    "http.header_timeout" => |draft, value| draft.config.http.header_timeout = value.duration("100ms", "1h")?;
+    "http.idle_timeout" => |draft, value| draft.config.http.idle_timeout = value.duration("100ms", "1d")?;
+    "http.shutdown_grace" => |draft, value| draft.config.http.shutdown_grace = value.duration("0s", "1d")?;
+    "store.durability" => |draft, value| {
+        draft.config.store.durability = value.choice(&["strict", "relaxed"], &[Durability::Strict, Durability::Relaxed])?;
+    };
+    // Manifests are held in memory whole, a few at a time.
+    "registry.manifest_size_max" => |draft, value| draft.config.registry.manifest_size_max = value.size(1024, 16 * MIB)?;
+    "registry.blob_size_max" => |draft, value| draft.config.registry.blob_size_max = value.size(1024, 16 * MIB * MIB)?;
+    "registry.uploads_max" => |draft, value| draft.config.registry.uploads_max = value.number(1, 1_000_000)?;
+    "registry.upload_age_max" => |draft, value| draft.config.registry.upload_age_max = value.duration("1s", "30d")?;
+    "peers.listen" => |draft, value| draft.config.peers.listen = value.address()?;
+    "peers.advertise" => |draft, value| draft.config.peers.advertise = advertise(value)?;
+    "peers.replicas" => |draft, value| draft.config.peers.replicas = value.number(1, 9)?;
+    "peers.max_clock_drift" => |draft, value| draft.config.peers.max_clock_drift = value.duration("1s", "1d")?;
+    "archive.url" => |draft, value| archive_url(draft, value)?;
+    "archive.endpoint" => |draft, value| draft.config.archive.endpoint = value.url()?;
+    "archive.region" => |draft, value| draft.config.archive.region = name(value)?;
+    "archive.path_style" => |draft, value| draft.config.archive.path_style = value.boolean()?;
+    "archive.max_delay" => |draft, value| draft.config.archive.max_delay = value.duration("1s", "30d")?;
+    // One PutObject takes 5 GiB; the pack's headers and footer come on top of what waits.
+    "archive.pack_size" => |draft, value| draft.config.archive.pack_size = value.size(MIB, 4096 * MIB)?;
+    "log.level" => |draft, value| draft.config.log.level = level(value)?;
+    "log.format" => |draft, value| draft.config.log.format = value.choice(&["text", "json"], &[LogFormat::Text, LogFormat::Json])?;
+};
+
+/// Most addresses that a node may say it has.
+const ADVERTISE_MAX: usize = 16;
+
+/// Longest name for which the one that was meant is looked for.
+const COMPARED_LENGTH_MAX: usize = 64;
+
+/// The setting of that name.
+pub(super) fn find(name: &str) -> Option<&'static Setting> {
+    SETTINGS.iter().find(|setting| setting.name == name)
+}
+
+/// The key that was probably meant by an unknown one in a section, with its section when that is another one.
+pub(super) fn near_key(section: &str, key: &str) -> Option<String> {
+    let shown = |setting: &Setting| match setting.section() {
+        same if same == section => setting.key().to_owned(),
+        "" => format!("{}, above the first section", setting.key()),
+        other => format!("{} in section [{other}]", setting.key()),
+    };
+    let own = SETTINGS.iter().filter(|setting| setting.section() == section);
+    let elsewhere = || SETTINGS.iter().find(|setting| setting.key() == key || setting.name == key);
+    nearest(key, own.map(|setting| (setting.key().to_owned(), setting))).or_else(elsewhere).map(shown)
+}
+
+/// The section that was probably meant.
+pub(super) fn near_section(section: &str) -> Option<String> {
+    nearest(section, SETTINGS.iter().map(|setting| (setting.section().to_owned(), setting.section()))).map(|section| format!("[{section}]"))
+}
+
+/// The variable that was probably meant.
+pub(super) fn near_variable(variable: &str) -> Option<String> {
+    let variable = variable.to_ascii_uppercase();
+    nearest(&variable, SETTINGS.iter().map(|setting| (setting.variable(), setting.variable())))
+}
+
+/// The candidate with the fewest letters to change, when these are few.
+fn nearest<T>(text: &str, candidates: impl Iterator<Item = (String, T)>) -> Option<T> {
+    let length = text.chars().count();
+    // Names are short; what is long is no misspelt one, and comparing it would take its length in time and memory.
+    if length > COMPARED_LENGTH_MAX {
+        return None;
+    }
+    let few = (length / 3).clamp(1, 3);
+    let distances = candidates.map(|(candidate, value)| (distance(text, &candidate), value));
+    distances.filter(|(distance, _)| *distance <= few).min_by_key(|(distance, _)| *distance).map(|(_, value)| value)
+}
+
+/// How many letters to insert, drop, change or swap with their neighbour to come from one text to another.
+fn distance(from: &str, to: &str) -> usize {
+    let (from, to): (Vec<char>, Vec<char>) = (from.chars().collect(), to.chars().collect());
+    let mut rows = vec![(0..=to.len()).collect::<Vec<usize>>()];
+    for i in 1..=from.len() {
+        let mut row = vec![i];
+        for j in 1..=to.len() {
+            let change = rows[i - 1][j - 1] + usize::from(from[i - 1] != to[j - 1]);
+            let mut least = change.min(rows[i - 1][j] + 1).min(row[j - 1] + 1);
+            if i > 1 && j > 1 && from[i - 1] == to[j - 2] && from[i - 2] == to[j - 1] {
+                least = least.min(rows[i - 2][j - 2] + 1);
+            }
+            row.push(least);
+        }
+        rows.push(row);
+    }
+    rows[from.len()][to.len()]
+}
+
+fn data_dir(value: &Value) -> Result<PathBuf, Fault> {
+    match value.text()? {
+        "" => Err(Fault::Empty),
+        home if home == "~" || home.starts_with("~/") => Err(Fault::Home),
+        path => Ok(PathBuf::from(path)),
+    }
+}
+
+fn name(value: &Value) -> Result<String, Fault> {
+    let text = value.text()?;
+    if is_name(text) { Ok(text.to_owned()) } else { Err(Fault::Name) }
+}
+
+fn advertise(value: &Value) -> Result<Vec<String>, Fault> {
+    let list = value.list()?;
+    if list.len() > ADVERTISE_MAX {
+        return Err(Fault::Bounds { least: "0".to_owned(), most: format!("{ADVERTISE_MAX} addresses") });
+    }
+    if list.iter().all(|address| is_host_port(address)) { Ok(list) } else { Err(Fault::HostPort) }
+}
+
+fn archive_url(draft: &mut Draft, value: &Value) -> Result<(), Fault> {
+    let text = value.text()?;
+    draft.archive_in_data_dir = text.is_empty();
+    draft.config.archive.url = match text {
+        "" | "none" => None,
+        url => Some(url.parse()?),
+    };
+    Ok(())
+}
+
+/// The filter's own parser takes every single word for the name of a target: `loud` would silence everything else.
+fn level(value: &Value) -> Result<String, Fault> {
+    let text = value.text()?;
+    let directives = || text.split(',').map(str::trim);
+    let is_level = |word: &str| ["off", "error", "warn", "info", "debug", "trace"].contains(&word.to_ascii_lowercase().as_str());
+    let wrong = |directive: &&str| match directive.rsplit_once('=') {
+        // With spans and fields in it, it is for the filter's own parser.
+        _ if directive.contains('[') => false,
+        Some((target, level)) => target.contains(' ') || !is_level(level),
+        None => !is_level(directive),
+    };
+    if let Some(wrong) = directives().find(wrong) {
+        return Err(Fault::Level(wrong.to_owned()));
+    }
+    tracing_subscriber::EnvFilter::try_new(text).map_err(|_| Fault::Level(text.to_owned()))?;
+    Ok(text.to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn misspelt_names_find_the_one_that_was_meant() {
+        let some = |text: &str| Some(text.to_owned());
+        assert_eq!(near_key("http", "lisen"), some("listen"));
+        assert_eq!(near_key("peers", "pack_size"), some("pack_size in section [archive]"));
+        assert_eq!(near_key("", "durability"), some("durability in section [store]"));
+        assert_eq!(near_key("http", "data_dir"), some("data_dir, above the first section"));
+        assert_eq!(near_key("http", "certificate"), None);
+        assert_eq!(near_section("peer"), some("[peers]"));
+        assert_eq!(near_section("authentication"), None);
+        assert_eq!(near_variable("LARDER_HTTP__LISTN"), some("LARDER_HTTP__LISTEN"));
+        assert_eq!(near_variable("LARDER_HTTP_LISTEN"), some("LARDER_HTTP__LISTEN"));
+    }
+
+    #[test]
+    fn levels_that_would_silence_the_logs_are_refused() {
+        let check = |text: &str| level(&Value::Text(text.to_owned()));
+        for good in ["info", "WARN", "info,larder::peers=debug", "off", "larder[span{field=1}]=trace"] {
+            assert_eq!(check(good).as_deref(), Ok(good));
+        }
+        for bad in ["loud", "", "info,,", "larder::peers=chatty", "info larder=debug"] {
+            assert!(check(bad).is_err(), "{bad}");
+        }
+    }
+}

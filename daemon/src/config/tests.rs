@@ -1,0 +1,253 @@
+//! The configuration through its door: layers, and what each mistake is answered with.
+
+use std::collections::BTreeSet;
+use std::ffi::OsString;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use super::*;
+
+fn variables(list: &[(&str, &str)]) -> Vec<(OsString, OsString)> {
+    list.iter().map(|(name, value)| (OsString::from(name), OsString::from(value))).collect()
+}
+
+/// Loads a file with this text.
+fn load(text: &str, flags: &Flags, environment: &[(&str, &str)]) -> Result<Config, String> {
+    let folder = tempfile::tempdir().expect("a temp folder");
+    let path = folder.path().join("larder.toml");
+    std::fs::write(&path, text).expect("write the file");
+    let loaded = Config::load(Some(&path), flags, variables(environment));
+    loaded.map_err(|error| error.to_string().replace(&format!("{}/", folder.path().display()), ""))
+}
+
+/// A file with this text is refused in these words.
+fn refused(text: &str, expected: &str) {
+    let error = load(text, &Flags::default(), &[]).expect_err(text);
+    assert!(!error.contains('\n'), "one line: {error}");
+    assert!(error.contains(expected), "{text}\n  answered: {error}\n  expected: {expected}");
+}
+
+#[test]
+fn nothing_configured_gives_the_documented_defaults() {
+    let config = Config::load(None, &Flags::default(), []).expect("defaults work");
+    assert_eq!(config.data_dir, Path::new("./larder-data"));
+    assert_eq!(config.http.listen.to_string(), "127.0.0.1:5000");
+    assert_eq!(config.peers.listen.to_string(), "127.0.0.1:5000");
+    assert_eq!(config.peers.advertise, ["127.0.0.1:5000"]);
+    assert_eq!(config.archive.url, Some(ArchiveUrl::Directory(PathBuf::from("./larder-data/archive"))));
+    assert!(!config.node.name.is_empty());
+    assert_eq!(format!("{config:?}"), format!("{:?}", Config::default()));
+}
+
+#[test]
+fn flags_go_before_variables_and_these_before_the_file() {
+    let text = "data_dir = '/a'\n[http]\nlisten = '127.0.0.1:1'\n[peers]\nlisten = '127.0.0.1:1'\n[archive]\nurl = 's3://aaa'\n";
+    let environment = [
+        ("LARDER_HTTP__LISTEN", "127.0.0.1:2"),
+        ("LARDER_DATA_DIR", "/b"),
+        ("LARDER_ARCHIVE__URL", "none"),
+        ("LARDER_PEERS__LISTEN", "127.0.0.1:2"),
+    ];
+    let file = load(text, &Flags::default(), &[]).expect("the file alone");
+    assert_eq!((file.data_dir.as_path(), file.http.listen.port(), file.peers.listen.port()), (Path::new("/a"), 1, 1));
+    let over = load(text, &Flags::default(), &environment).expect("variables over the file");
+    assert_eq!((over.data_dir.as_path(), over.http.listen.port(), over.peers.listen.port()), (Path::new("/b"), 2, 2));
+    assert_eq!(over.archive.url, None);
+    let flags = Flags {
+        data_dir: Some(PathBuf::from("/c")),
+        listen: Some("127.0.0.1:3".to_owned()),
+        peer_listen: Some("127.0.0.1:3".to_owned()),
+        archive: Some(String::new()),
+    };
+    let top = load(text, &flags, &environment).expect("flags over all");
+    assert_eq!((top.data_dir.as_path(), top.http.listen.port(), top.peers.listen.port()), (Path::new("/c"), 3, 3));
+    assert_eq!(top.archive.url, Some(ArchiveUrl::Directory(PathBuf::from("/c/archive"))));
+    assert_eq!(top.peers.advertise, ["127.0.0.1:3"]);
+}
+
+#[test]
+fn every_setting_can_stand_in_a_variable() {
+    let environment = [
+        ("LARDER_HTTP__INSECURE", "true"),
+        ("LARDER_HTTP__LISTEN", "0.0.0.0:5000"),
+        ("LARDER_HTTP__CONNECTIONS_MAX", "7"),
+        ("LARDER_PEERS__ADVERTISE", "a:1, b:2"),
+        ("LARDER_ARCHIVE__PACK_SIZE", "1GiB"),
+        ("LARDER_ARCHIVE__MAX_DELAY", "1h30m"),
+        ("LARDER_STORE__DURABILITY", "relaxed"),
+        ("LARDER_LOG__FORMAT", "json"),
+        // Not ours.
+        ("LARDER_FAILPOINTS", "a=kill"),
+        ("LARDER_SERVICE_HOST", "10.0.0.1"),
+        ("PATH", "/bin"),
+    ];
+    let config = Config::load(None, &Flags::default(), variables(&environment)).expect("variables");
+    assert!(config.http.insecure && config.http.connections_max == 7);
+    assert_eq!(config.peers.advertise, ["a:1", "b:2"]);
+    assert_eq!((config.archive.pack_size, config.archive.max_delay), (1 << 30, Duration::from_secs(5400)));
+    assert_eq!((config.store.durability, config.log.format), (Durability::Relaxed, LogFormat::Json));
+    for setting in settings::SETTINGS {
+        let error = Config::load(None, &Flags::default(), variables(&[(&setting.variable(), "\u{1}")]));
+        // A path may be anything.
+        assert!(error.is_err() || setting.name == "data_dir", "{}", setting.name);
+    }
+}
+
+#[test]
+fn variables_that_are_no_settings_are_refused() {
+    let check = |name: &str, value: &str, expected: &str| {
+        let error = Config::load(None, &Flags::default(), variables(&[(name, value)])).expect_err(name).to_string();
+        assert_eq!(error, expected);
+    };
+    check(
+        "LARDER_HTTP__LISTN",
+        "x",
+        "environment variable LARDER_HTTP__LISTN: there is no such setting; did you mean LARDER_HTTP__LISTEN?",
+    );
+    check(
+        "LARDER_HTTP_LISTEN",
+        "x",
+        "environment variable LARDER_HTTP_LISTEN: there is no such setting; did you mean LARDER_HTTP__LISTEN?",
+    );
+    check(
+        "LARDER_AUTHENTICATION__REQUIRED",
+        "x",
+        "environment variable LARDER_AUTHENTICATION__REQUIRED: there is no such setting; take it out",
+    );
+    check(
+        "LARDER_PEERS__REPLICAS",
+        "10",
+        "environment variable LARDER_PEERS__REPLICAS: peers.replicas = \"10\": this has to be from 1 to 9",
+    );
+}
+
+#[test]
+fn the_file_can_be_named_by_a_variable_and_must_be_there() {
+    let folder = tempfile::tempdir().expect("a temp folder");
+    let path = folder.path().join("x.toml");
+    std::fs::write(&path, "[node]\nzone = 'west'\n").expect("write the file");
+    let named = variables(&[("LARDER_CONFIG", path.to_str().expect("text"))]);
+    assert_eq!(Config::load(None, &Flags::default(), named.clone()).expect("the named file").node.zone, "west");
+    assert_eq!(data_dirs(None, None, &named).expect("its folder"), [PathBuf::from(DATA_DIR)]);
+    let missing = Config::load(Some(Path::new("/no/such.toml")), &Flags::default(), named).expect_err("no such file").to_string();
+    assert!(missing.starts_with("read the configuration /no/such.toml: No such file"), "{missing}");
+}
+
+/// FAULTS S43: unknown keys, port 0, huge numbers, plain HTTP that others can reach.
+#[test]
+fn s43_mistakes_are_named_with_file_line_key_and_mend() {
+    refused("[http]\n\nlisen = '127.0.0.1:5000'\n", "larder.toml:3: there is no key http.lisen; did you mean listen?");
+    refused("[htpt]\n", "larder.toml:1: there is no section [htpt]; did you mean [http]?");
+    refused("[auth]\nrequired = true\n", "larder.toml:1: there is no section [auth]; take it out");
+    refused("listen = '127.0.0.1:5000'\n", "larder.toml:1: there is no key listen; did you mean listen in section [http]?");
+    refused(
+        "[http]\nlisten = '127.0.0.1:0'\n",
+        "larder.toml:2: http.listen = \"127.0.0.1:0\": with port 0 nobody would know where to connect; choose a port",
+    );
+    refused("[peers]\nlisten = '127.0.0.1:0'\n", "larder.toml:2: peers.listen = \"127.0.0.1:0\": with port 0");
+    refused("[http]\nlisten = '0.0.0.0:5000'\n", "larder.toml:2: http.listen = \"0.0.0.0:5000\": other hosts can reach this address");
+    refused("[http]\nlisten = '10.0.0.7:5000'\n", "set http.insecure = true if that is wanted");
+    refused("[http]\nlisten = 'localhost:5000'\n", "this is no address with a port; write numbers, not a name");
+    refused("[http]\nlisten = 5000\n", "larder.toml:2: http.listen = 5000: this has to be text in quotes");
+    refused("[http]\nconnections_max = 0\n", "http.connections_max = 0: this has to be from 1 to 1000000");
+    refused("[http]\nconnections_max = 99999999999999999999999999\n", "from 1 to 1000000");
+    refused("[http]\nconnections_max = -1\n", "from 1 to 1000000");
+    refused("[http]\nconnections_max = '7'\n", "this has to be a whole number, without quotes");
+    refused("[http]\ninsecure = 'yes'\n", "http.insecure = \"yes\": this has to be true or false, without quotes");
+    refused("[http]\nidle_timeout = '1 fortnight'\n", "http.idle_timeout = \"1 fortnight\": this is no time");
+    refused("[http]\nidle_timeout = 60\n", "this is no time; write whole numbers with units");
+    refused("[http]\nidle_timeout = '0s'\n", "this has to be from 100ms to 1d");
+    refused("[http]\npublic_url = 'registry.example.org'\n", "this is no URL");
+    refused("[registry]\nmanifest_size_max = '17MiB'\n", "this has to be from 1.0 KiB to 16.0 MiB");
+    refused("[registry]\nmanifest_size_max = '4 elephants'\n", "registry.manifest_size_max = \"4 elephants\": this is no size");
+    refused("[registry]\nblob_size_max = '99999999999EiB'\n", "this has to be from");
+    refused("[registry]\nblob_size_max = 1048576\n", "this is no size; write a number and a unit");
+    refused("[archive]\npack_size = '5GiB'\n", "this has to be from 1.0 MiB to 4.0 GiB");
+    refused("[archive]\npack_size = '1KiB'\n", "this has to be from 1.0 MiB to 4.0 GiB");
+    refused("[peers]\nreplicas = 10\n", "peers.replicas = 10: this has to be from 1 to 9");
+    refused("[peers]\nadvertise = ['build-07']\n", "other nodes need a host and a port");
+    refused("[peers]\nlisten = '0.0.0.0:5000'\n", "say in peers.advertise what they can dial");
+    refused("[archive]\nurl = 'gs://bucket'\n", "archive.url = \"gs://bucket\": an archive is s3://bucket/prefix or file:///folder");
+    refused("[archive]\nurl = 'file://relative'\n", "with three slashes");
+    refused("[archive]\nendpoint = 'https://s3.example.org'\n", "no bucket is named");
+    refused("[store]\ndurability = 'lax'\n", "this has to be \"strict\" or \"relaxed\"");
+    refused("[log]\nlevel = 'loud'\n", "log.level = \"loud\": \"loud\" is no level");
+    refused("data_dir = '~/larder'\n", "~ is understood by shells only");
+    refused("data_dir = ''\n", "this can't be empty");
+}
+
+#[test]
+fn what_is_no_toml_is_named_with_its_line() {
+    refused("[http]\nlisten = \n", "larder.toml:2: ");
+    refused("[http]\nlisten = '127.0.0.1:1'\nlisten = '127.0.0.1:2'\n", "larder.toml:3: duplicate key");
+    refused("http = 5\n", "larder.toml:1: http is a section and takes no value; write [http]");
+    refused("[http.listen]\nx = 1\n", "http.listen = {...}: this has to be text in quotes");
+    refused("[[http]]\n", "larder.toml:1: http is a section");
+    refused(&"#".repeat(1024 * 1024 + 1), "it has more than 1048576 bytes; is it the right file?");
+}
+
+#[test]
+fn a_mistake_is_found_even_where_a_flag_overrules_it() {
+    let flags = Flags { listen: Some("127.0.0.1:5000".to_owned()), ..Flags::default() };
+    let error = load("[http]\nlisten = 'x'\n", &flags, &[]).expect_err("a wrong address in the file");
+    assert!(error.starts_with("larder.toml:2: http.listen"), "{error}");
+    let flags = Flags { listen: Some("0.0.0.0:5000".to_owned()), ..Flags::default() };
+    let error = load("", &flags, &[]).expect_err("plain HTTP by a flag");
+    assert!(error.starts_with("flag --listen: http.listen = \"0.0.0.0:5000\""), "{error}");
+}
+
+#[test]
+fn credentials_in_a_url_are_refused_and_not_repeated() {
+    let error = load("[archive]\nendpoint = 'https://key:hunter2@s3.example.org'\n", &Flags::default(), &[]).expect_err("credentials");
+    assert!(error.contains("credentials don't belong in a URL") && !error.contains("hunter2"), "{error}");
+}
+
+#[test]
+fn commands_look_where_they_are_told_or_where_daemons_usually_are() {
+    let said = |flag: Option<&str>, environment: &[(&str, &str)]| {
+        data_dirs(flag.map(Path::new), None, &variables(environment))
+            .expect("folders")
+            .iter()
+            .map(|path| path.display().to_string())
+            .collect::<Vec<_>>()
+    };
+    assert_eq!(said(Some("/a"), &[("LARDER_DATA_DIR", "/b")]), ["/a"]);
+    assert_eq!(said(None, &[("LARDER_DATA_DIR", "/b")]), ["/b"]);
+    assert_eq!(said(None, &[("LARDER_DATA_DIR", "")]), ["./larder-data", "/var/lib/larder"]);
+}
+
+fn packaged() -> (PathBuf, String) {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../packaging/larder.toml");
+    let text = std::fs::read_to_string(&path).expect("packaging/larder.toml stands beside the program's source");
+    (path, text)
+}
+
+/// The packaged file says of its values that they are the defaults; only the service's data folder is not.
+#[test]
+fn the_packaged_file_parses_to_the_defaults() {
+    let (path, _) = packaged();
+    let config = Config::load(Some(&path), &Flags::default(), []).expect("the packaged file is right");
+    assert_eq!(config.data_dir, Path::new(DATA_DIR_OF_SERVICE));
+    let folder = config.data_dir.join(ARCHIVE_FOLDER);
+    let expected = Config { data_dir: config.data_dir.clone(), ..Config::default() };
+    let expected = Config { archive: Archive { url: Some(ArchiveUrl::Directory(folder)), ..expected.archive.clone() }, ..expected };
+    assert_eq!(format!("{config:?}"), format!("{expected:?}"));
+}
+
+#[test]
+fn the_packaged_file_explains_every_setting() {
+    let (_, text) = packaged();
+    let mut section = String::new();
+    let mut explained = BTreeSet::new();
+    for line in text.lines() {
+        if let Some(name) = line.strip_prefix('[').and_then(|rest| rest.strip_suffix(']')) {
+            section = format!("{name}.");
+        } else if let Some((key, _)) = line.trim_start_matches('#').split_once(" = ")
+            && key.bytes().all(|byte| byte.is_ascii_lowercase() || byte == b'_')
+        {
+            explained.insert(format!("{section}{key}"));
+        }
+    }
+    let settings: BTreeSet<String> = settings::SETTINGS.iter().map(|setting| setting.name.to_owned()).collect();
+    assert_eq!(explained, settings);
+}

@@ -1,0 +1,71 @@
+//! The commands of the command line, as far as they reach beyond the store.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+use futures_util::future::BoxFuture;
+
+use crate::admin::Operations;
+use crate::archive::{self, Archive};
+use crate::peers::{Joined, PeerStatus, Peers};
+
+/// Hands `admin` what the rooms offer, without letting it know the rooms.
+pub(super) struct NodeOperations {
+    peers: Peers,
+    archive: Archive,
+    ready: Arc<AtomicBool>,
+}
+
+impl NodeOperations {
+    pub(super) fn new(peers: Peers, archive: Archive, ready: Arc<AtomicBool>) -> Self {
+        Self { peers, archive, ready }
+    }
+}
+
+impl Operations for NodeOperations {
+    fn token(&self, expires: Duration) -> BoxFuture<'_, Result<String>> {
+        Box::pin(async move { self.peers.token(expires).await.context("make a join token") })
+    }
+
+    fn join<'a>(&'a self, token: &'a str) -> BoxFuture<'a, Result<Joined>> {
+        Box::pin(async move { self.peers.join(token).await.context("join a cluster") })
+    }
+
+    fn peers(&self) -> Vec<PeerStatus> {
+        self.peers.list()
+    }
+
+    fn remove_peer<'a>(&'a self, node: &'a str) -> BoxFuture<'a, Result<()>> {
+        Box::pin(async move {
+            let id = self.peers.resolve(node)?;
+            ensure!(self.peers.remove(id).await.with_context(|| format!("remove {id}"))?, "remove {id}: it is no member of this cluster");
+            Ok(())
+        })
+    }
+
+    fn archive_status(&self) -> BoxFuture<'_, Result<archive::Status>> {
+        Box::pin(async move { self.archive.status().await.context("read how the archive stands") })
+    }
+
+    fn archive_flush(&self) -> BoxFuture<'_, Result<Vec<archive::PackInfo>>> {
+        Box::pin(async move { self.archive.flush().await.context("flush the archive") })
+    }
+
+    fn archive_packs(&self) -> BoxFuture<'_, Result<Vec<archive::PackInfo>>> {
+        Box::pin(async move { self.archive.packs().await.context("list the packs") })
+    }
+
+    fn archive_cost(&self) -> BoxFuture<'_, Result<archive::Cost>> {
+        Box::pin(async move { self.archive.cost().await.context("read the ledger") })
+    }
+
+    fn restore<'a>(&'a self, url: &'a str) -> BoxFuture<'a, Result<archive::Restored>> {
+        Box::pin(async move { self.archive.restore(url).await.with_context(|| format!("restore from {url}")) })
+    }
+
+    fn ready(&self) -> bool {
+        self.ready.load(Ordering::Relaxed)
+    }
+}

@@ -1,0 +1,105 @@
+//! Verified, immutable blobs: reading them, and the links that make them readable in a repository.
+
+use std::fs::File;
+use std::io;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use larder_protocol::digest::Digest;
+use larder_protocol::name::RepositoryName;
+use larder_protocol::record::{Key, Link, Value};
+
+use super::Store;
+use super::error::{Error, Result};
+use super::index::{BlobRow, Table};
+
+/// A blob's bytes, opened.
+#[derive(Clone, Debug)]
+pub enum Content {
+    /// A small blob, whole.
+    Memory(Bytes),
+    /// A file that holds exactly the blob, from its first byte.
+    File {
+        /// Opened for reading.
+        file: Arc<File>,
+        /// Bytes.
+        size: u64,
+    },
+}
+
+impl Store {
+    /// What the link of a blob in a repository says; `None` without a live link (I8). Needs no blob on this disk.
+    pub fn link(&self, repository: &RepositoryName, digest: &Digest) -> Result<Option<Link>> {
+        Ok(match self.live(&Key::Link(repository.clone(), *digest))? {
+            Some(Value::Link(link)) => Some(link),
+            _ => None,
+        })
+    }
+
+    /// Size, root and CRC of a blob that is on this disk.
+    pub fn blob(&self, digest: &Digest) -> Result<Option<Link>> {
+        let row: Option<BlobRow> = self.inner.index.row(Table::Blob, &digest.to_key())?;
+        Ok(row.map(|row| Link { size: row.size, root: row.root, crc64: row.crc64 }))
+    }
+
+    /// Opens a blob; `None` when it is not on this disk. Takes microseconds: may be called inline.
+    ///
+    /// # Errors
+    /// `Damaged`: the index names a blob whose bytes are not there, or not all of them.
+    pub fn open_blob(&self, digest: &Digest) -> Result<Option<Content>> {
+        let (inner, key) = (&self.inner, digest.to_key());
+        let Some(row) = inner.index.row::<BlobRow>(Table::Blob, &key)? else { return Ok(None) };
+        let damaged = |detail: String| Error::Damaged { what: format!("blob {digest}"), detail };
+        if row.small {
+            let bytes = inner.index.get(Table::Small, &key)?.ok_or_else(|| damaged("its bytes are gone from the index".to_owned()))?;
+            return Ok(Some(Content::Memory(bytes.into())));
+        }
+        let path = inner.folder.blob(digest);
+        let file = match File::open(&path) {
+            Ok(file) => file,
+            Err(source) if source.kind() == io::ErrorKind::NotFound => return Err(damaged(format!("{} is gone", path.display()))),
+            Err(source) => return Err(Error::io("open", &path)(source)),
+        };
+        let size = file.metadata().map_err(Error::io("look at", &path))?.len();
+        if size != row.size {
+            return Err(damaged(format!("{} has {size} bytes, it must have {}", path.display(), row.size)));
+        }
+        Ok(Some(Content::File { file: Arc::new(file), size }))
+    }
+
+    /// The chaining values of a blob above 1 MiB that is on this disk.
+    pub fn chunk_values(&self, digest: &Digest) -> Result<Option<Vec<[u8; 32]>>> {
+        let Some(bytes) = self.inner.index.get(Table::Chunks, &digest.to_key())? else { return Ok(None) };
+        let (values, rest) = bytes.as_chunks::<32>();
+        if !rest.is_empty() {
+            return Err(Error::Damaged { what: format!("the chunk list of {digest}"), detail: format!("it has {} bytes", bytes.len()) });
+        }
+        Ok(Some(values.to_vec()))
+    }
+
+    /// Links a blob that `from` links into `to`; `false` when `from` has no link.
+    pub fn mount(&self, from: &RepositoryName, to: &RepositoryName, digest: &Digest) -> Result<bool> {
+        let inner = &self.inner;
+        let mut writing = inner.journal.write(&inner.index);
+        let Some(link) = writing.live(&Key::Link(from.clone(), *digest))? else { return Ok(false) };
+        let key = Key::Link(to.clone(), *digest);
+        if writing.live(&key)?.as_ref() != Some(&link) {
+            writing.record(key, Some(link))?;
+            writing.commit()?;
+        }
+        Ok(true)
+    }
+
+    /// Removes a blob's link from a repository; `false` when there was none.
+    pub fn unlink(&self, repository: &RepositoryName, digest: &Digest) -> Result<bool> {
+        let inner = &self.inner;
+        let mut writing = inner.journal.write(&inner.index);
+        let key = Key::Link(repository.clone(), *digest);
+        if writing.live(&key)?.is_none() {
+            return Ok(false);
+        }
+        writing.record(key, None)?;
+        writing.commit()?;
+        Ok(true)
+    }
+}

@@ -1,0 +1,241 @@
+//! RocksDB: every column family, key and row; the only file that knows rocksdb.
+//!
+//! Rows are encoded by the protocol's codec, with its leading version byte. Keys are ordered so that
+//! every listing is a seek and a range scan.
+//!
+//! | table | key | row |
+//! | --- | --- | --- |
+//! | meta | name | a setting of the store, or `setting/<name>` of another room |
+//! | blob | digest key | [`BlobRow`] |
+//! | small | digest key | the bytes of a blob up to 64 KiB |
+//! | chunks | digest key | BLAKE3 chaining values, 32 bytes each |
+//! | link, manifest, tag, pack, record | the record's key | [`RecordRow`] |
+//! | edge | child, repository, NUL, parent | empty |
+//! | history | repository, NUL, tag, NUL, inverted time | the record that was replaced |
+//! | journal | origin, sequence | kind, record key |
+//! | location | digest key, pack id | offset, length |
+//! | lease, job | | opened for the versions to come |
+//!
+//! Manifests rest in their record's row; so their bytes are there as soon as the record is.
+
+use std::path::Path;
+
+use larder_protocol::codec;
+use larder_protocol::record::RawRecord;
+use larder_protocol::vector::Origin;
+use rocksdb::{
+    BlockBasedOptions, BoundColumnFamily, Cache, ColumnFamilyDescriptor, DBRecoveryMode, DBWithThreadMode, Direction, IteratorMode,
+    MultiThreaded, Options, ReadOptions, WriteBatch,
+};
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
+use std::sync::Arc;
+
+use super::error::{Error, Result};
+
+/// Memory for blocks that were read, shared by all tables.
+const BLOCK_CACHE_BYTES: usize = 32 << 20;
+/// Memory for rows that are not in a file yet, all tables together.
+const WRITE_BUFFERS_BYTES: usize = 32 << 20;
+/// Files that the index keeps open.
+const OPEN_FILES_MAX: i32 = 512;
+
+/// The column families.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Table {
+    Meta,
+    Blob,
+    Small,
+    Chunks,
+    Link,
+    Manifest,
+    Edge,
+    Tag,
+    History,
+    Lease,
+    Journal,
+    Location,
+    Pack,
+    Job,
+    Record,
+}
+
+impl Table {
+    const ALL: [(Table, &'static str); 15] = [
+        (Table::Meta, "meta"),
+        (Table::Blob, "blob"),
+        (Table::Small, "small"),
+        (Table::Chunks, "chunks"),
+        (Table::Link, "link"),
+        (Table::Manifest, "manifest"),
+        (Table::Edge, "edge"),
+        (Table::Tag, "tag"),
+        (Table::History, "history"),
+        (Table::Lease, "lease"),
+        (Table::Journal, "journal"),
+        (Table::Location, "location"),
+        (Table::Pack, "pack"),
+        (Table::Job, "job"),
+        (Table::Record, "record"),
+    ];
+
+    fn name(self) -> &'static str {
+        Self::ALL[self as usize].1
+    }
+}
+
+/// A blob that is on this disk.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct BlobRow {
+    pub size: u64,
+    pub root: [u8; 32],
+    pub crc64: u64,
+    pub created_ms: u64,
+    /// In `small` when true, a file when not.
+    pub small: bool,
+}
+
+/// The record that stands under a key, and its place in its origin's numbering.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct RecordRow {
+    pub origin: Origin,
+    pub sequence: u64,
+    pub record: RawRecord,
+}
+
+/// Rows to write together.
+#[derive(Default)]
+pub(super) struct Batch(WriteBatch);
+
+/// The index of a data folder.
+pub(super) struct Index {
+    db: DBWithThreadMode<MultiThreaded>,
+}
+
+impl std::fmt::Debug for Index {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Index")
+    }
+}
+
+impl Index {
+    /// Opens or creates it.
+    pub(super) fn open(path: &Path) -> Result<Self> {
+        let cache = Cache::new_lru_cache(BLOCK_CACHE_BYTES);
+        let mut blocks = BlockBasedOptions::default();
+        blocks.set_block_cache(&cache);
+        blocks.set_cache_index_and_filter_blocks(true);
+        blocks.set_ribbon_filter(10.0);
+        let mut options = Options::default();
+        options.create_if_missing(true);
+        options.create_missing_column_families(true);
+        options.set_wal_recovery_mode(DBRecoveryMode::PointInTime);
+        options.set_db_write_buffer_size(WRITE_BUFFERS_BYTES);
+        options.set_max_total_wal_size(4 * WRITE_BUFFERS_BYTES as u64);
+        options.set_max_open_files(OPEN_FILES_MAX);
+        options.set_keep_log_file_num(2);
+        options.set_max_log_file_size(1 << 20);
+        let tables = Table::ALL.iter().map(|(_, name)| {
+            let mut table = Options::default();
+            table.set_block_based_table_factory(&blocks);
+            table.set_compression_type(rocksdb::DBCompressionType::Lz4);
+            table.set_write_buffer_size(8 << 20);
+            ColumnFamilyDescriptor::new(*name, table)
+        });
+        let db = DBWithThreadMode::open_cf_descriptors(&options, path, tables).map_err(Error::index("open it"))?;
+        Ok(Self { db })
+    }
+
+    fn table(&self, table: Table) -> Arc<BoundColumnFamily<'_>> {
+        self.db.cf_handle(table.name()).expect("every table was opened")
+    }
+
+    pub(super) fn get(&self, table: Table, key: &[u8]) -> Result<Option<Vec<u8>>> {
+        self.db.get_cf(&self.table(table), key).map_err(Error::index("read a row"))
+    }
+
+    /// A row that the codec wrote.
+    pub(super) fn row<T: DeserializeOwned>(&self, table: Table, key: &[u8]) -> Result<Option<T>> {
+        let pinned = self.db.get_pinned_cf(&self.table(table), key).map_err(Error::index("read a row"))?;
+        pinned.map(|bytes| decode(table, &bytes)).transpose()
+    }
+
+    /// Rows whose key starts with `prefix`, from `from` on, in order. Stops at the first damaged read.
+    pub(super) fn scan<'a>(
+        &'a self,
+        table: Table,
+        prefix: &[u8],
+        from: &[u8],
+    ) -> impl Iterator<Item = Result<(Box<[u8]>, Box<[u8]>)>> + 'a {
+        let mut options = ReadOptions::default();
+        if let Some(end) = successor(prefix) {
+            options.set_iterate_upper_bound(end);
+        }
+        let start = from.max(prefix).to_vec();
+        let mode = IteratorMode::From(&start, Direction::Forward);
+        self.db.iterator_cf_opt(&self.table(table), options, mode).map(|row| row.map_err(Error::index("scan rows")))
+    }
+
+    /// Writes rows, in the order of calls, without waiting for the disk.
+    pub(super) fn write(&self, batch: Batch) -> Result<()> {
+        self.db.write(batch.0).map_err(Error::index("write rows"))
+    }
+
+    /// Waits until everything written so far is on the disk.
+    pub(super) fn sync(&self) -> Result<()> {
+        self.db.flush_wal(true).map_err(Error::index("sync"))
+    }
+
+    /// Ends background work; what was written is synced first.
+    pub(super) fn close(&self) {
+        if let Err(error) = self.sync() {
+            tracing::error!(%error, "close the index");
+        }
+        self.db.cancel_all_background_work(true);
+    }
+
+    pub(super) fn put(&self, batch: &mut Batch, table: Table, key: &[u8], row: &[u8]) {
+        batch.0.put_cf(&self.table(table), key, row);
+    }
+
+    pub(super) fn put_row<T: Serialize>(&self, batch: &mut Batch, table: Table, key: &[u8], row: &T) {
+        self.put(batch, table, key, &codec::encode(row));
+    }
+
+    pub(super) fn delete(&self, batch: &mut Batch, table: Table, key: &[u8]) {
+        batch.0.delete_cf(&self.table(table), key);
+    }
+}
+
+/// Reads a row that the codec wrote.
+pub(super) fn decode<T: DeserializeOwned>(table: Table, bytes: &[u8]) -> Result<T> {
+    codec::decode(bytes).map_err(|error| Error::Damaged { what: format!("a row of table {}", table.name()), detail: error.to_string() })
+}
+
+/// The first key behind all keys that start with `prefix`; `None` when there is none.
+fn successor(prefix: &[u8]) -> Option<Vec<u8>> {
+    let last = prefix.iter().rposition(|byte| *byte != 0xff)?;
+    let mut end = prefix[..=last].to_vec();
+    end[last] += 1;
+    Some(end)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn tables_stand_where_their_number_says() {
+        for (number, (table, _)) in Table::ALL.iter().enumerate() {
+            assert_eq!(*table as usize, number);
+        }
+    }
+
+    #[test]
+    fn a_scan_ends_with_its_prefix() {
+        assert_eq!(successor(b"ab"), Some(b"ac".to_vec()));
+        assert_eq!(successor(b"a\xff"), Some(b"b".to_vec()));
+        assert_eq!(successor(b"\xff"), None);
+        assert_eq!(successor(b""), None);
+    }
+}

@@ -1,0 +1,313 @@
+//! Which blobs, child manifests and subject a manifest names; storing one, and what it takes to pull it whole.
+//!
+//! The bytes are kept and served as they were sent. They are read leniently, because registries hold more than
+//! images, but within limits: nesting, number of descriptors, no key twice, sizes that a blob can have.
+
+use std::collections::HashSet;
+use std::fmt;
+
+use bytes::Bytes;
+use larder_protocol::digest::Digest;
+use larder_protocol::name::{RepositoryName, Tag};
+use larder_protocol::record::{Key, Link, Manifest, TagTarget, Value};
+use serde::de::{self, DeserializeSeed, MapAccess, SeqAccess, Visitor};
+use serde::{Deserialize, Deserializer};
+
+use super::Store;
+use super::error::{Error, InvalidManifest, Result};
+use super::journal;
+use crate::failpoint;
+
+/// Deepest nesting of a manifest.
+const DEPTH_MAX: usize = 32;
+/// Most descriptors that a manifest may hold.
+const DESCRIPTORS_MAX: usize = 10_000;
+/// Most manifests that are looked at to find what one needs.
+const CLOSURE_MAX: usize = 10_000;
+
+/// A manifest to be stored.
+#[derive(Clone, Debug)]
+pub struct ManifestPush {
+    /// Where.
+    pub repository: RepositoryName,
+    /// Tags that shall name it.
+    pub tags: Vec<Tag>,
+    /// What it was pushed as; checked against the bytes.
+    pub digest: Digest,
+    /// `Content-Type` it was pushed with.
+    pub media_type: String,
+    /// Exactly as sent.
+    pub bytes: Bytes,
+}
+
+/// A stored manifest.
+#[derive(Clone, Debug)]
+pub struct StoredManifest {
+    /// `Content-Type` it was pushed with.
+    pub media_type: String,
+    /// Exactly as sent.
+    pub bytes: Bytes,
+}
+
+/// What a manifest names.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct ManifestView {
+    /// Blobs that must be in the repository.
+    pub blobs: Vec<Digest>,
+    /// Children of an index: manifests, or blobs with some older clients.
+    pub children: Vec<Digest>,
+    /// What it is attached to; may be missing.
+    pub subject: Option<Digest>,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct Document {
+    media_type: Option<String>,
+    config: Option<Descriptor>,
+    layers: Option<Vec<Descriptor>>,
+    blobs: Option<Vec<Descriptor>>,
+    manifests: Option<Vec<Descriptor>>,
+    subject: Option<Descriptor>,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct Descriptor {
+    #[serde(default)]
+    media_type: String,
+    digest: Digest,
+    size: i64,
+    #[serde(default)]
+    urls: Vec<String>,
+}
+
+impl Descriptor {
+    /// Whether the content lies elsewhere and is never pushed.
+    fn is_foreign(&self) -> bool {
+        !self.urls.is_empty() || self.media_type.contains("nondistributable") || self.media_type.contains(".foreign.")
+    }
+}
+
+impl ManifestView {
+    /// Reads a manifest that was pushed as `media_type`.
+    ///
+    /// # Errors
+    /// It is no JSON object within the limits, contradicts itself or its media type (S6, S7).
+    pub fn parse(media_type: &str, bytes: &[u8]) -> std::result::Result<Self, InvalidManifest> {
+        let invalid = |error: serde_json::Error| InvalidManifest::Json(error.to_string());
+        let mut reader = serde_json::Deserializer::from_slice(bytes);
+        Shape { depth: 0 }.deserialize(&mut reader).and_then(|()| reader.end()).map_err(invalid)?;
+        let document: Document = serde_json::from_slice(bytes).map_err(invalid)?;
+        let header = media_type.split(';').next().unwrap_or_default().trim();
+        if let Some(body) = document.media_type.filter(|body| body != header) {
+            return Err(InvalidManifest::MediaType { body, header: header.to_owned() });
+        }
+        if document.manifests.is_some() && (document.config.is_some() || document.layers.is_some()) {
+            return Err(InvalidManifest::Ambiguous);
+        }
+        let is_index = header.ends_with("image.index.v1+json") || header.ends_with("manifest.list.v2+json");
+        let is_image = header.ends_with("image.manifest.v1+json") || header.ends_with("distribution.manifest.v2+json");
+        if is_index && document.manifests.is_none() {
+            return Err(InvalidManifest::Json(format!("a {header} has `manifests`, this one has none")));
+        }
+        if is_image && (document.config.is_none() || document.layers.is_none()) {
+            return Err(InvalidManifest::Json(format!("a {header} has `config` and `layers`, this one lacks one of them")));
+        }
+        let blobs: Vec<_> =
+            document.config.into_iter().chain(document.layers.into_iter().flatten()).chain(document.blobs.into_iter().flatten()).collect();
+        let children = document.manifests.unwrap_or_default();
+        if blobs.len() + children.len() > DESCRIPTORS_MAX {
+            return Err(InvalidManifest::TooMany { what: "descriptors", max: DESCRIPTORS_MAX });
+        }
+        if blobs.iter().chain(&children).chain(&document.subject).any(|descriptor| descriptor.size < 0) {
+            return Err(InvalidManifest::Json("a descriptor has a negative size".to_owned()));
+        }
+        let named = |descriptors: Vec<Descriptor>| descriptors.into_iter().filter(|one| !one.is_foreign()).map(|one| one.digest).collect();
+        Ok(Self { blobs: named(blobs), children: named(children), subject: document.subject.map(|subject| subject.digest) })
+    }
+
+    /// Everything it names.
+    pub fn names(&self) -> impl Iterator<Item = &Digest> {
+        self.blobs.iter().chain(&self.children).chain(&self.subject)
+    }
+}
+
+/// Checks nesting and repeated keys, and keeps nothing.
+#[derive(Clone, Copy)]
+struct Shape {
+    depth: usize,
+}
+
+impl<'de> DeserializeSeed<'de> for Shape {
+    type Value = ();
+
+    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> std::result::Result<(), D::Error> {
+        deserializer.deserialize_any(self)
+    }
+}
+
+impl Shape {
+    fn deeper<E: de::Error>(self) -> std::result::Result<Self, E> {
+        if self.depth < DEPTH_MAX { Ok(Self { depth: self.depth + 1 }) } else { Err(E::custom(format!("nested deeper than {DEPTH_MAX}"))) }
+    }
+}
+
+impl<'de> Visitor<'de> for Shape {
+    type Value = ();
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a JSON object")
+    }
+
+    fn visit_bool<E: de::Error>(self, _: bool) -> std::result::Result<(), E> {
+        self.deeper().map(drop)
+    }
+
+    fn visit_i64<E: de::Error>(self, _: i64) -> std::result::Result<(), E> {
+        self.deeper().map(drop)
+    }
+
+    fn visit_u64<E: de::Error>(self, _: u64) -> std::result::Result<(), E> {
+        self.deeper().map(drop)
+    }
+
+    fn visit_f64<E: de::Error>(self, _: f64) -> std::result::Result<(), E> {
+        self.deeper().map(drop)
+    }
+
+    fn visit_str<E: de::Error>(self, _: &str) -> std::result::Result<(), E> {
+        self.deeper().map(drop)
+    }
+
+    fn visit_unit<E: de::Error>(self) -> std::result::Result<(), E> {
+        self.deeper().map(drop)
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, mut list: A) -> std::result::Result<(), A::Error> {
+        let within = self.deeper()?;
+        while list.next_element_seed(within)?.is_some() {}
+        Ok(())
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut object: A) -> std::result::Result<(), A::Error> {
+        let within = self.deeper()?;
+        let mut keys = HashSet::new();
+        while let Some(key) = object.next_key::<String>()? {
+            object.next_value_seed(within)?;
+            if !keys.insert(key.clone()) {
+                return Err(de::Error::custom(format!("key {key:?} stands twice")));
+            }
+        }
+        Ok(())
+    }
+}
+
+impl Store {
+    /// Stores a manifest and its tags in one batch. What is there already and the same is not written again.
+    ///
+    /// # Errors
+    /// - `DigestMismatch`, `InvalidManifest`.
+    /// - `Missing`: it names blobs or manifests that this repository lacks (S8). A missing subject is fine.
+    pub fn put_manifest(&self, push: ManifestPush) -> Result<()> {
+        let actual = Digest::of(push.digest.algorithm(), &push.bytes);
+        if actual != push.digest {
+            return Err(Error::DigestMismatch { expected: push.digest, actual });
+        }
+        let view = ManifestView::parse(&push.media_type, &push.bytes)?;
+        let inner = &self.inner;
+        let mut writing = inner.journal.write(&inner.index);
+        let mut missing = Vec::new();
+        for blob in &view.blobs {
+            if writing.live(&Key::Link(push.repository.clone(), *blob))?.is_none() {
+                missing.push(*blob);
+            }
+        }
+        for child in &view.children {
+            let known = writing.live(&Key::Manifest(push.repository.clone(), *child))?.is_some()
+                || writing.live(&Key::Link(push.repository.clone(), *child))?.is_some();
+            if !known {
+                missing.push(*child);
+            }
+        }
+        if !missing.is_empty() {
+            return Err(Error::Missing(missing));
+        }
+        let key = Key::Manifest(push.repository.clone(), push.digest);
+        let value = Value::Manifest(Manifest { media_type: push.media_type, bytes: push.bytes.to_vec() });
+        if writing.live(&key)?.as_ref() != Some(&value) {
+            writing.record(key, Some(value))?;
+        }
+        let tags: HashSet<_> = push.tags.into_iter().collect();
+        for tag in tags {
+            let key = Key::Tag(push.repository.clone(), tag);
+            let standing = writing.standing(&key)?.filter(|record| record.value.is_some());
+            if let Some(Value::Tag(target)) = standing.as_ref().and_then(|record| record.value.as_ref())
+                && target.digest == push.digest
+            {
+                continue;
+            }
+            let replaced = standing.map(|record| record.stamp);
+            writing.record(key, Some(Value::Tag(TagTarget { digest: push.digest, replaced })))?;
+        }
+        let failed = |source| Error::Io { doing: "store a manifest in", path: inner.folder.path().to_owned(), source };
+        failpoint::pass("store/manifest/before-commit").map_err(failed)?;
+        writing.commit()?;
+        failpoint::pass("store/manifest/committed-not-answered").map_err(failed)
+    }
+
+    /// A manifest by digest; `None` when the repository has none such.
+    pub fn manifest(&self, repository: &RepositoryName, digest: &Digest) -> Result<Option<StoredManifest>> {
+        let value = self.live(&Key::Manifest(repository.clone(), *digest))?;
+        Ok(match value {
+            Some(Value::Manifest(Manifest { media_type, bytes })) => Some(StoredManifest { media_type, bytes: bytes.into() }),
+            _ => None,
+        })
+    }
+
+    /// Deletes a manifest and every tag that names it; `false` when there was none.
+    pub fn delete_manifest(&self, repository: &RepositoryName, digest: &Digest) -> Result<bool> {
+        let inner = &self.inner;
+        let mut writing = inner.journal.write(&inner.index);
+        let key = Key::Manifest(repository.clone(), *digest);
+        if writing.live(&key)?.is_none() {
+            return Ok(false);
+        }
+        for tag in self.tags(repository, None, usize::MAX)?.into_iter().filter(|tag| tag.digest == *digest) {
+            writing.record(Key::Tag(repository.clone(), tag.tag), None)?;
+        }
+        writing.record(key, None)?;
+        writing.commit()?;
+        Ok(true)
+    }
+
+    /// Everything that must be at hand for a manifest to be pulled whole: the blobs it names, its children's, and theirs,
+    /// with what their links say. Ends on cycles; what is not linked, and what lies elsewhere, is left out.
+    pub fn closure(&self, repository: &RepositoryName, digest: &Digest) -> Result<Vec<(Digest, Link)>> {
+        let (mut seen, mut blobs) = (HashSet::from([*digest]), Vec::new());
+        let mut manifests = vec![*digest];
+        while let Some(next) = manifests.pop() {
+            let Some(manifest) = self.manifest(repository, &next)? else {
+                // An index may list blobs as its children.
+                blobs.extend(self.link(repository, &next)?.map(|link| (next, link)));
+                continue;
+            };
+            let Ok(view) = ManifestView::parse(&manifest.media_type, &manifest.bytes) else { continue };
+            for blob in view.blobs {
+                if seen.insert(blob) {
+                    blobs.extend(self.link(repository, &blob)?.map(|link| (blob, link)));
+                }
+            }
+            for child in view.children {
+                if seen.len() < CLOSURE_MAX + DESCRIPTORS_MAX && seen.insert(child) {
+                    manifests.push(child);
+                }
+            }
+        }
+        Ok(blobs)
+    }
+
+    pub(super) fn live(&self, key: &Key) -> Result<Option<Value>> {
+        Ok(journal::read(&self.inner.index, key)?.and_then(|record| record.value))
+    }
+}

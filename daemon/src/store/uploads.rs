@@ -1,0 +1,287 @@
+//! Upload sessions: a staged file, its running hashes, its offset. They survive a restart.
+//!
+//! A session's row in `meta` (`upload/<uuid>`) holds its repository, its algorithm, and the hash state at the last
+//! saved offset. The state is saved when a request ends and every [`SAVE_EVERY`] bytes, without waiting for the disk: what a crash takes is
+//! received again, and what it mangles fails the digest at the end.
+//!
+//! `sessions` is the list of sessions in memory: how far each has come, and whether a request holds it. A session that no
+//! request holds has no file open.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::Duration;
+
+use larder_protocol::digest::{Algorithm, Digest};
+use larder_protocol::name::RepositoryName;
+use larder_protocol::record::{Key, Link, Value};
+use serde::{Deserialize, Serialize};
+use uuid::Uuid;
+
+use super::error::{Error, Result};
+use super::hashing::SavedHashes;
+use super::index::{Batch, Table, decode};
+use super::journal::{lock, now_ms};
+use super::layout::remove_file;
+use super::staged::Staged;
+use super::{Inner, Store};
+use crate::failpoint;
+
+/// In front of the ids of sessions in `meta`.
+const SESSION: &str = "upload/";
+/// Progress after which the state is saved in the middle of a request.
+const SAVE_EVERY: u64 = 32 << 20;
+
+/// A session's row.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct SessionRow {
+    repository: RepositoryName,
+    algorithm: Algorithm,
+    touched_ms: u64,
+    hashes: Option<SavedHashes>,
+}
+
+/// A session in memory.
+#[derive(Debug)]
+pub(super) struct Session {
+    repository: RepositoryName,
+    offset: AtomicU64,
+    touched_ms: AtomicU64,
+    busy: AtomicBool,
+}
+
+/// Sessions by id.
+pub(super) type Sessions = HashMap<Uuid, Arc<Session>>;
+
+/// An upload session that one request holds. Dropped without `suspend`, it goes on where the bytes end that were taken.
+#[derive(Debug)]
+pub struct Upload {
+    id: Uuid,
+    store: Store,
+    session: Arc<Session>,
+    /// `None` once the session has ended.
+    staged: Option<Staged>,
+    saved: u64,
+}
+
+/// Reads the sessions that the last shutdown left.
+pub(super) fn load(inner: &Inner) -> Result<Sessions> {
+    let mut sessions = Sessions::new();
+    for row in inner.index.scan(Table::Meta, SESSION.as_bytes(), b"") {
+        let (key, row) = row?;
+        let Some(id) = std::str::from_utf8(&key).ok().and_then(|key| Uuid::parse_str(key.strip_prefix(SESSION)?).ok()) else { continue };
+        let row: SessionRow = decode(Table::Meta, &row)?;
+        let offset = row.hashes.as_ref().map_or(0, |hashes| hashes.size);
+        let session = Session { repository: row.repository, offset: offset.into(), touched_ms: row.touched_ms.into(), busy: false.into() };
+        sessions.insert(id, Arc::new(session));
+    }
+    Ok(sessions)
+}
+
+impl Store {
+    /// Begins a session.
+    ///
+    /// # Errors
+    /// `TooManyUploads`: as many are open as `registry.uploads_max` allows.
+    pub fn create_upload(&self, repository: &RepositoryName, algorithm: Algorithm) -> Result<Upload> {
+        let id = Uuid::new_v4();
+        let session = Session { repository: repository.clone(), offset: 0.into(), touched_ms: now_ms().into(), busy: true.into() };
+        let session = Arc::new(session);
+        {
+            let mut sessions = lock(&self.inner.sessions);
+            let limit = self.inner.options.uploads_max;
+            if sessions.len() >= limit {
+                return Err(Error::TooManyUploads { limit });
+            }
+            sessions.insert(id, Arc::clone(&session));
+        }
+        let mut upload = Upload { id, store: self.clone(), session, staged: None, saved: 0 };
+        let staged = Staged::create(self.inner.folder.upload(id), algorithm);
+        match staged.and_then(|staged| {
+            upload.staged = Some(staged);
+            upload.save()
+        }) {
+            Ok(()) => Ok(upload),
+            Err(error) => {
+                lock(&self.inner.sessions).remove(&id);
+                Err(error)
+            }
+        }
+    }
+
+    /// Takes up a session where the disk stands.
+    ///
+    /// # Errors
+    /// - `UploadUnknown`: there is none, or it is another repository's.
+    /// - `UploadBusy`: another request holds it.
+    pub fn open_upload(&self, repository: &RepositoryName, id: Uuid) -> Result<Upload> {
+        let session = self.session(repository, id)?;
+        if session.busy.swap(true, Ordering::AcqRel) {
+            return Err(Error::UploadBusy);
+        }
+        let mut upload = Upload { id, store: self.clone(), session, staged: None, saved: 0 };
+        // It may have ended between the two steps.
+        let row: SessionRow = self.inner.index.row(Table::Meta, &row_key(id))?.ok_or(Error::UploadUnknown)?;
+        let staged = Staged::resume(self.inner.folder.upload(id), row.algorithm, row.hashes.as_ref())?;
+        upload.saved = staged.hashes.size();
+        upload.session.offset.store(upload.saved, Ordering::Release);
+        upload.staged = Some(staged);
+        Ok(upload)
+    }
+
+    /// The offset at which a session goes on; also while a request is appending to it.
+    ///
+    /// # Errors
+    /// `UploadUnknown`.
+    pub fn upload_offset(&self, repository: &RepositoryName, id: Uuid) -> Result<u64> {
+        Ok(self.session(repository, id)?.offset.load(Ordering::Acquire))
+    }
+
+    /// Ends a session and forgets its bytes.
+    ///
+    /// # Errors
+    /// `UploadUnknown`, `UploadBusy`.
+    pub fn cancel_upload(&self, repository: &RepositoryName, id: Uuid) -> Result<()> {
+        let session = self.session(repository, id)?;
+        if session.busy.swap(true, Ordering::AcqRel) {
+            return Err(Error::UploadBusy);
+        }
+        self.forget(id)
+    }
+
+    /// Drops sessions that nobody touched for `age`; says how many.
+    pub fn expire_uploads(&self, age: Duration) -> Result<usize> {
+        let before = now_ms().saturating_sub(u64::try_from(age.as_millis()).unwrap_or(u64::MAX));
+        let expired: Vec<_> = lock(&self.inner.sessions)
+            .iter()
+            .filter(|(_, session)| session.touched_ms.load(Ordering::Relaxed) < before && !session.busy.swap(true, Ordering::AcqRel))
+            .map(|(id, _)| *id)
+            .collect();
+        for id in &expired {
+            self.forget(*id)?;
+        }
+        Ok(expired.len())
+    }
+
+    fn session(&self, repository: &RepositoryName, id: Uuid) -> Result<Arc<Session>> {
+        lock(&self.inner.sessions).get(&id).filter(|session| session.repository == *repository).cloned().ok_or(Error::UploadUnknown)
+    }
+
+    fn forget(&self, id: Uuid) -> Result<()> {
+        let mut batch = Batch::default();
+        self.inner.index.delete(&mut batch, Table::Meta, &row_key(id));
+        self.inner.index.write(batch)?;
+        remove_file(&self.inner.folder.upload(id))?;
+        lock(&self.inner.sessions).remove(&id);
+        Ok(())
+    }
+}
+
+impl Upload {
+    /// The session's id.
+    pub fn id(&self) -> Uuid {
+        self.id
+    }
+
+    /// Bytes taken so far.
+    pub fn offset(&self) -> u64 {
+        self.session.offset.load(Ordering::Acquire)
+    }
+
+    /// Takes bytes: writes and hashes them. Blocks.
+    ///
+    /// # Errors
+    /// - `TooLarge`: beyond `registry.blob_size_max`; nothing of these bytes was taken.
+    /// - `Io`: the disk refused; the session stands where it stood.
+    pub fn append(&mut self, bytes: &[u8]) -> Result<()> {
+        let limit = self.store.inner.options.blob_size_max;
+        if self.offset().saturating_add(bytes.len() as u64) > limit {
+            return Err(Error::TooLarge { limit });
+        }
+        let staged = self.staged.as_mut().expect("a held session has its file");
+        staged.append(bytes)?;
+        let size = staged.hashes.size();
+        failpoint::pass("store/upload/appended-not-saved").map_err(Error::io("save the state of", &staged.path))?;
+        self.session.offset.store(size, Ordering::Release);
+        if size - self.saved >= SAVE_EVERY { self.save() } else { Ok(()) }
+    }
+
+    /// Saves where it stands, for a later request; returns the offset. Blocks.
+    pub fn suspend(mut self) -> Result<u64> {
+        self.save()?;
+        Ok(self.offset())
+    }
+
+    /// Checks the digest, then makes the blob durable and links it in the repository. Blocks.
+    ///
+    /// # Errors
+    /// `DigestMismatch`: the session is gone then. After any other error it goes on where it stood.
+    pub fn finish(mut self, expected: Digest) -> Result<Link> {
+        // The state must be there if the commit fails: the client then tries again.
+        self.save()?;
+        let staged = self.staged.take().expect("a held session has its file");
+        let (inner, id) = (&self.store.inner, self.id);
+        let key = Key::Link(self.session.repository.clone(), expected);
+        let committed = staged.commit(inner, expected, inner.relaxed(), |writing, hashed| {
+            let link = Value::Link(hashed.link);
+            if writing.live(&key)?.as_ref() != Some(&link) {
+                writing.record(key.clone(), Some(link))?;
+            }
+            writing.index.delete(&mut writing.batch, Table::Meta, &row_key(id));
+            Ok(())
+        });
+        match committed {
+            Ok(hashed) => {
+                lock(&inner.sessions).remove(&id);
+                Ok(hashed.link)
+            }
+            Err(error @ Error::DigestMismatch { .. }) => {
+                self.store.forget(id)?;
+                Err(error)
+            }
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Forgets the session and its bytes. Blocks.
+    pub fn cancel(mut self) -> Result<()> {
+        self.staged = None;
+        self.store.forget(self.id)
+    }
+
+    fn save(&mut self) -> Result<()> {
+        let Some(staged) = &self.staged else { return Ok(()) };
+        let (inner, now) = (&self.store.inner, now_ms());
+        let row = SessionRow {
+            repository: self.session.repository.clone(),
+            algorithm: staged.hashes.algorithm(),
+            touched_ms: now,
+            hashes: Some(staged.hashes.save()),
+        };
+        let mut batch = Batch::default();
+        inner.index.put_row(&mut batch, Table::Meta, &row_key(self.id), &row);
+        inner.index.write(batch)?;
+        self.saved = staged.hashes.size();
+        self.session.touched_ms.store(now, Ordering::Relaxed);
+        Ok(())
+    }
+}
+
+impl Drop for Upload {
+    fn drop(&mut self) {
+        if let Err(error) = self.save() {
+            tracing::info!(upload = %self.id, %error, "the session goes on at an earlier offset");
+            self.session.offset.store(self.saved, Ordering::Release);
+        }
+        self.session.busy.store(false, Ordering::Release);
+    }
+}
+
+fn row_key(id: Uuid) -> Vec<u8> {
+    format!("{SESSION}{}", id.simple()).into_bytes()
+}
+
+/// Whether a staged file belongs to a session.
+pub(super) fn is_session(inner: &Inner, id: Uuid) -> bool {
+    lock(&inner.sessions).contains_key(&id)
+}
