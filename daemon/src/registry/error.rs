@@ -180,7 +180,7 @@ impl Error {
             Error::Broken { .. } => refuse(StatusCode::BAD_REQUEST, "BLOB_UPLOAD_INVALID").header(header::CONNECTION, "close"),
             Error::Store(error) => of_store(error),
             Error::Lookup(lookup::Error::NotFound { .. }) => refuse(StatusCode::NOT_FOUND, "BLOB_UNKNOWN"),
-            Error::Lookup(lookup::Error::Store(error)) => of_store(error),
+            Error::Lookup(lookup::Error::Store { digest: _, source }) => of_fetch(source),
         }
     }
 }
@@ -220,6 +220,18 @@ fn of_store(error: &store::Error) -> Refusal {
     }
 }
 
+/// A failure while content was brought here: whatever it was, the client that asked for the content did nothing wrong.
+fn of_fetch(error: &store::Error) -> Refusal {
+    use store::Error as E;
+    match error {
+        E::Io { .. } | E::Index { .. } | E::Damaged { .. } | E::Locked { .. } | E::Unsafe { .. } | E::Abandoned | E::Closed => {
+            of_store(error)
+        }
+        E::DigestMismatch { .. } | E::TooLarge { .. } => of_store(&E::Abandoned),
+        E::UploadUnknown | E::UploadBusy | E::TooManyUploads { .. } | E::InvalidManifest(_) | E::Missing(_) => Refusal::internal(),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use std::io;
@@ -237,6 +249,10 @@ mod tests {
 
     fn io_error(kind: io::ErrorKind) -> Error {
         Error::Store(store::Error::Io { doing: "append to", path: "/secret/uploads/1".into(), source: kind.into() })
+    }
+
+    fn fetched(source: store::Error) -> Error {
+        lookup::Error::Store { digest: Digest::sha256(b""), source: std::sync::Arc::new(source) }.into()
     }
 
     #[tokio::test]
@@ -260,6 +276,8 @@ mod tests {
             (store::Error::Missing(vec![digest]).into(), 400, "MANIFEST_BLOB_UNKNOWN"),
             (store::Error::Closed.into(), 503, "UNAVAILABLE"),
             (lookup::Error::NotFound { digest }.into(), 404, "BLOB_UNKNOWN"),
+            (fetched(store::Error::DigestMismatch { expected: digest, actual: digest }), 503, "UNAVAILABLE"),
+            (fetched(store::Error::Abandoned), 503, "UNAVAILABLE"),
             (io_error(io::ErrorKind::PermissionDenied), 500, "UNKNOWN"),
         ] {
             let words = error.to_string();
