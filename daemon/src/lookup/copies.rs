@@ -72,9 +72,10 @@ impl Work {
     fn load(store: &store::Store) -> Result<Self, store::Error> {
         // A damaged row is read as none: everything is looked at once more.
         let cursor = store.setting(CURSOR)?.and_then(|bytes| codec::decode(&bytes).ok()).unwrap_or_default();
-        let waiting = store.settings(WAITING)?.into_iter().filter_map(|(name, bytes)| {
-            Some((name.strip_prefix(WAITING)?.parse().ok()?, codec::decode(&bytes).ok()?))
-        });
+        let waiting = store
+            .settings(WAITING)?
+            .into_iter()
+            .filter_map(|(name, bytes)| Some((name.strip_prefix(WAITING)?.parse().ok()?, codec::decode(&bytes).ok()?)));
         Ok(Self { cursor, waiting: waiting.collect(), ..Self::default() })
     }
 

@@ -82,14 +82,15 @@ impl Node {
         lookup.start();
 
         let listen = config.http.listen;
-        let listener = TcpListener::bind(listen).await.with_context(|| {
-            format!("listen on {listen}; stop the program that has the port, or choose another with --listen")
-        })?;
+        let listener = TcpListener::bind(listen)
+            .await
+            .with_context(|| format!("listen on {listen}; stop the program that has the port, or choose another with --listen"))?;
         let ready = Arc::new(AtomicBool::new(true));
         let operations = Arc::new(NodeOperations::new(peers.clone(), archive, Arc::clone(&ready)));
         let about = admin::About { node: identity.node(), name: config.node.name.clone(), zone: config.node.zone.clone() };
         let socket = config.data_dir.join("larder.sock");
-        admin::start(&socket, about, store.clone(), operations.clone(), &tasks).with_context(|| format!("open the command socket {}", socket.display()))?;
+        admin::start(&socket, about, store.clone(), operations.clone(), &tasks)
+            .with_context(|| format!("open the command socket {}", socket.display()))?;
         let elsewhere = admin::public(operations, Arc::clone(&metrics));
         registry::start(listener, &config, store.clone(), lookup, elsewhere, &tasks, metrics);
 
