@@ -30,7 +30,12 @@
 
 pub mod codec;
 pub mod digest;
+pub mod frame;
+pub mod message;
 pub mod name;
+pub mod pack;
 pub mod record;
+pub mod refusal;
 pub mod stamp;
 pub mod vector;
+pub mod version;

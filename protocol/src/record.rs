@@ -378,3 +378,6 @@ fn kind_name(kind: u16) -> &'static str {
         _ => "unknown",
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,40 +1,59 @@
-//! The back office: management over a local socket; metrics and health on the front listener.
+//! The back office: management over a local socket; health and metrics on the front listener.
+//!
+//! [`public`] answers what load balancers and Prometheus ask on the TCP listener. [`start`] serves the management API, JSON over
+//! HTTP/1.1, on `<data-dir>/larder.sock`: the `larder` command is its only client. Who may open the socket is who may manage the
+//! node; the file system decides that (mode 0600 in a folder of mode 0700), so there is no other authentication.
+//!
+//! What the store knows is read from it; whatever reaches further (other nodes, the bucket) is asked of
+//! [`Operations`], which `node` implements, so that this room knows neither peers nor archive. A command that was
+//! begun is carried through, also when the person who gave it closes the terminal: half a restore helps nobody.
+//!
+//! # What holds
+//!
+//! - A request's body has at most 64 KiB, a list at most 100,000 entries: what is left out is named in a `Link`.
+//! - The socket file appears with its final permissions, in one step, and a file left by a killed daemon is
+//!   replaced in the same step.
+//! - Nothing here is logged as a failure of the node: who asks gets the whole chain of causes as the answer.
+//!
+//! One core task, `admin`, accepts connections and owns them; no locks. A crash leaves the socket file behind, which the
+//! next start replaces.
 
-use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::future::BoxFuture;
-use http::{Request, Response};
-use hyper::body::Incoming;
 
 use crate::archive;
 use crate::peers::{Joined, PeerStatus};
-use crate::store::Store;
-use crate::tasks::Tasks;
-use crate::telemetry::Metrics;
+
+mod api;
+mod public;
+mod socket;
+
+pub use public::public;
+pub use socket::start;
 
 /// Commands that reach beyond the store; implemented by `node`. Errors are full sentences for people (`anyhow` chains, shown with `{:#}`).
 pub trait Operations: Send + Sync + 'static {
-    /// See the name.
+    /// Makes a one-time join token that is good for `expires`.
     fn token(&self, expires: Duration) -> BoxFuture<'_, anyhow::Result<String>>;
-    /// See the name.
+    /// Joins the cluster of a token.
     fn join<'a>(&'a self, token: &'a str) -> BoxFuture<'a, anyhow::Result<Joined>>;
-    /// Every member.
+    /// Every member, this node included. Does not block.
     fn peers(&self) -> Vec<PeerStatus>;
-    /// Expels; the text is an id or a prefix of one.
+    /// Expels a node; the text is an id or a prefix of one.
     fn remove_peer<'a>(&'a self, node: &'a str) -> BoxFuture<'a, anyhow::Result<()>>;
-    /// See the name.
+    /// How the archive stands: what waits, what is in the bucket.
     fn archive_status(&self) -> BoxFuture<'_, anyhow::Result<archive::Status>>;
-    /// See the name.
+    /// Seals what waits; the packs that came of it.
     fn archive_flush(&self) -> BoxFuture<'_, anyhow::Result<Vec<archive::PackInfo>>>;
-    /// See the name.
+    /// The packs that this node knows of.
     fn archive_packs(&self) -> BoxFuture<'_, anyhow::Result<Vec<archive::PackInfo>>>;
-    /// See the name.
+    /// The ledger of requests to the bucket, and what they cost.
     fn archive_cost(&self) -> BoxFuture<'_, anyhow::Result<archive::Cost>>;
-    /// See the name.
+    /// Reads a bucket's metadata into this empty node; returns when pulls are served.
     fn restore<'a>(&'a self, url: &'a str) -> BoxFuture<'a, anyhow::Result<archive::Restored>>;
-    /// Whether the node answers requests and its store is open.
+    /// Whether the node answers requests and its store is open. Does not block.
     fn ready(&self) -> bool;
 }
 
@@ -49,17 +68,10 @@ pub struct About {
     pub zone: String,
 }
 
-/// Serves `/livez`, `/readyz` and `/metrics` for the front door; anything else is 404.
-pub fn public(operations: Arc<dyn Operations>, metrics: Arc<Metrics>) -> crate::registry::Elsewhere {
-    let _ = (operations, metrics);
-    Arc::new(|request: Request<Incoming>| -> BoxFuture<'static, Response<crate::registry::Body>> {
-        let _ = request;
-        unimplemented!()
-    })
-}
-
-/// Serves the management API on `<data-dir>/larder.sock` (0600) until the tasks are told to stop, and removes the socket then.
-pub fn start(socket: &Path, about: About, store: Store, operations: Arc<dyn Operations>, tasks: &Tasks) -> std::io::Result<()> {
-    let _ = (socket, about, store, operations, tasks);
-    unimplemented!()
+/// The handles behind every answer.
+struct Office {
+    about: About,
+    store: crate::store::Store,
+    operations: Arc<dyn Operations>,
+    started: std::time::Instant,
 }

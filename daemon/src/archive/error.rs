@@ -1,9 +1,101 @@
 //! What can go wrong with the bucket.
 
+use std::io;
+use std::path::PathBuf;
+
+use larder_protocol::pack::InvalidPack;
+
 /// A failure of the archive.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// The store refused.
     #[error(transparent)]
-    Store(#[from] crate::store::Error),
+    Store(Box<crate::store::Error>),
+    /// This node has no bucket.
+    #[error("the archive is switched off on this node; set archive.url")]
+    Off,
+    /// Not the address of a bucket.
+    #[error("bucket {url:?}: {why}; write s3://BUCKET/PREFIX or file:///FOLDER")]
+    Url {
+        /// What was given.
+        url: String,
+        /// What is wrong with it.
+        why: &'static str,
+    },
+    /// Plain HTTP to another host.
+    #[error("archive.endpoint {endpoint}: {why}; use an https:// endpoint")]
+    Endpoint {
+        /// What was given.
+        endpoint: String,
+        /// What is wrong with it.
+        why: &'static str,
+    },
+    /// The operating system refused something.
+    #[error("{doing} {}: {source}", path.display())]
+    Io {
+        /// A verb phrase.
+        doing: &'static str,
+        /// The file or folder.
+        path: PathBuf,
+        /// Its words.
+        source: io::Error,
+    },
+    /// The bucket refused something, or could not be reached.
+    #[error("{doing} {key} in {bucket}: {detail}")]
+    Bucket {
+        /// A verb phrase.
+        doing: &'static str,
+        /// The object's key, or a prefix of keys.
+        key: String,
+        /// The bucket's id.
+        bucket: String,
+        /// Its words.
+        detail: String,
+    },
+    /// The bytes that were sent are not those whose checksum was announced.
+    #[error("put {key}: the bytes of its blobs are not what they were when they were pushed: {detail}")]
+    Checksum {
+        /// The object's key.
+        key: String,
+        /// Who noticed, and how.
+        detail: String,
+    },
+    /// A pack that can't be used.
+    #[error("read pack {key}: {source}")]
+    Pack {
+        /// The object's key.
+        key: String,
+        /// What is wrong with it.
+        source: Box<InvalidPack>,
+    },
+    /// A restore needs an empty node.
+    #[error("restore {url}: this node has content already; restore into an empty --data-dir")]
+    NotEmpty {
+        /// What was to be restored.
+        url: String,
+    },
+    /// Nothing to restore.
+    #[error("restore {url}: no pack that can be read under {prefix} ({skipped} are there); check the address")]
+    NoPacks {
+        /// What was to be restored.
+        url: String,
+        /// Where packs should be.
+        prefix: String,
+        /// How many objects could not be read.
+        skipped: usize,
+    },
+    /// More than one cluster writes there.
+    #[error("restore {url}: packs of more than one cluster are there ({}); give each cluster a prefix of its own", .clusters.join(", "))]
+    Clusters {
+        /// What was to be restored.
+        url: String,
+        /// Their ids, in hex.
+        clusters: Vec<String>,
+    },
+}
+
+impl From<crate::store::Error> for Error {
+    fn from(source: crate::store::Error) -> Self {
+        Error::Store(Box::new(source))
+    }
 }

@@ -1,20 +1,70 @@
-//! The cellar: the bucket.
+//! The cellar: the bucket, and what of this node's content stands in it.
+//!
+//! ```text
+//! journal --queue--> plan --> sealed pack --put once--> bucket
+//!    ^                                                    |
+//!    +------------- Archived record, cursors <------------+        bucket --restore--> records
+//!                                                                  bucket --fill-----> a staged blob
+//! ```
+//!
+//! - **Packs** are sealed when the oldest record has waited `archive.max_delay`, when `archive.pack_size` waits, or when somebody
+//!   asks. Each is one object and one request (format: [`larder_protocol::pack`]). Nothing queued, no request: the bucket is
+//!   never polled, listed or looked at in ordinary running.
+//! - **Which records**: those of this node's origin, and of members without a bucket (`queue`). **Which blobs**: those that the
+//!   manifests among them need, once for each bucket. What is not on this disk is brought here first; what nobody has is
+//!   listed as missing, and looked for again with the next pack.
+//! - **Reading**: a blob is one ranged GET at the place that an `Archived` record names, from the configured bucket or from the one that
+//!   this node was restored from.
+//!
+//! Invariants: a name in the bucket is used for one content only; a cursor moves in the commit that records the pack; nothing is ever deleted here.
+//! Pushes never wait for the bucket: when it fails, the queue grows in the journal, and only its counts are in memory.
+//! This room knows nothing of clients and peers: what it lacks it asks of the `Ensure` it was given.
+//!
+//! What a crash leaves: see `writer` and `restore`.
+//!
+//! Tasks: one, `archive`. Locks: `turn` (async) makes packs one after the other and keeps restores apart from them; `counting`,
+//! `source` and `last_error` are held for moments, on blocking threads or without waiting.
 
-use std::sync::Arc;
+use std::fmt;
+use std::sync::{Arc, Mutex, OnceLock};
+use std::time::Duration;
 
 use futures_util::future::BoxFuture;
+use jiff::Timestamp;
 use larder_protocol::digest::Digest;
-use larder_protocol::record::Link;
+use larder_protocol::record::{Archived, Link, PackId};
 use serde::Serialize;
 
-use crate::config::Config;
-use crate::store::{ClusterId, Staging, Store};
+use crate::config::{ArchiveUrl, Config};
+use crate::store::{Staging, Store};
 use crate::tasks::Tasks;
 use crate::telemetry::Metrics;
 
+use self::bucket::{Bucket, S3Settings};
+use self::ledger::Ledger;
+
+mod body;
+mod bucket;
+mod directory;
 mod error;
+mod fill;
+mod keys;
+mod ledger;
+mod plan;
+mod queue;
+mod restore;
+mod s3;
+#[cfg(test)]
+mod tests;
+mod writer;
 
 pub use error::Error;
+pub use ledger::Requests;
+
+/// Packs read from the store at a time: each lists its blobs.
+const PACKS_PAGE: usize = 16;
+/// Packs that `packs` lists.
+const PACKS_LISTED_MAX: usize = 100_000;
 
 /// Signs a pack's footer with the node's key.
 pub type Sign = Arc<dyn Fn(&[u8]) -> [u8; 64] + Send + Sync>;
@@ -23,7 +73,45 @@ pub type Ensure = Arc<dyn Fn(Digest, Link) -> BoxFuture<'static, bool> + Send + 
 
 /// The archive, as the rooms above see it. Cheap to clone.
 #[derive(Clone)]
-pub struct Archive {}
+pub struct Archive {
+    inner: Arc<Inner>,
+}
+
+impl fmt::Debug for Archive {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Archive({:?})", self.inner.bucket)
+    }
+}
+
+/// What the private files of this room share.
+struct Inner {
+    settings: Settings,
+    store: Store,
+    sign: Sign,
+    metrics: Arc<Metrics>,
+    ledger: Ledger,
+    bucket: Option<Arc<dyn Bucket>>,
+    source: Mutex<Option<Arc<dyn Bucket>>>,
+    ensure: OnceLock<Ensure>,
+    turn: tokio::sync::Mutex<writer::Turn>,
+    counting: Mutex<Counting>,
+    last_error: Mutex<Option<String>>,
+}
+
+/// `[archive]`, as far as it is needed later.
+struct Settings {
+    url: Option<ArchiveUrl>,
+    s3: S3Settings,
+    max_delay: Duration,
+    pack_size: u64,
+}
+
+/// What is counted of the queue.
+#[derive(Default)]
+struct Counting {
+    queue: queue::Queue,
+    in_bucket: queue::InBucket,
+}
 
 /// `larder archive status`
 #[derive(Clone, Debug, Serialize)]
@@ -42,7 +130,7 @@ pub struct Status {
     pub packs: u64,
     /// Their bytes.
     pub pack_bytes: u64,
-    /// Blobs that a manifest names and nobody has.
+    /// Blobs that a manifest names and that could not be archived: nobody has them, they are damaged here, or too large for one object.
     pub missing: Vec<Digest>,
     /// Why the last attempt failed.
     pub last_error: Option<String>,
@@ -61,7 +149,7 @@ pub struct PackInfo {
     pub size: u64,
     /// Records in it.
     pub records: u64,
-    /// Blobs in it.
+    /// Blobs in it, manifests included.
     pub blobs: usize,
     /// RFC 3339.
     pub created: String,
@@ -69,7 +157,33 @@ pub struct PackInfo {
 
 /// `larder archive cost`
 #[derive(Clone, Debug, Serialize)]
-pub struct Cost {}
+pub struct Cost {
+    /// Requests by kind, retries included, since this data folder was made.
+    pub requests: Requests,
+    /// Bytes sent to the bucket.
+    pub bytes_out: u64,
+    /// Bytes read from it.
+    pub bytes_in: u64,
+    /// What that costs.
+    pub dollars: Dollars,
+    /// Manifests archived.
+    pub pushes: u64,
+    /// Requests that the same pushes take on a registry that keeps its state in S3.
+    pub distribution_requests: u64,
+}
+
+/// Dollars, at the prices that `source` names.
+#[derive(Clone, Debug, Serialize)]
+pub struct Dollars {
+    /// All requests so far.
+    pub requests: f64,
+    /// A month of the bytes that packs take now.
+    pub storage_month: f64,
+    /// All of `distribution_requests`.
+    pub distribution_requests: f64,
+    /// Where and when these were the prices.
+    pub source: &'static str,
+}
 
 /// What came of a restore.
 #[derive(Clone, Debug, Serialize)]
@@ -99,44 +213,182 @@ pub struct Skipped {
 
 impl Archive {
     /// Opens the configured bucket, without a request; starts nothing.
+    ///
+    /// # Errors
+    /// `Io` when the folder of a `file://` bucket can't be made or read; `Endpoint` when packs would travel unprotected; `Store`.
     pub async fn open(config: &Config, store: Store, sign: Sign, metrics: Arc<Metrics>) -> Result<Self, Error> {
-        let _ = (config, store, sign, metrics);
-        unimplemented!()
+        let it = &config.archive;
+        let s3 = S3Settings { endpoint: it.endpoint.clone(), region: it.region.clone(), path_style: it.path_style };
+        let (saved, source) = store.run(|store| Ok::<_, Error>((store.setting(ledger::SETTING)?, store.setting(restore::SOURCE)?))).await?;
+        let ledger = Ledger::new(saved.as_deref(), metrics.clone());
+        let bucket = match &it.url {
+            Some(url) => Some(bucket::open(url, &s3, &ledger).await?),
+            None => None,
+        };
+        let source = match source.and_then(|bytes| bucket::parse_url(std::str::from_utf8(&bytes).ok()?).ok()) {
+            // The folder it was restored from may be gone by now; only the blobs that are still there alone are lost with it.
+            Some(url) => match bucket::open(&url, &s3, &ledger).await {
+                Ok(source) => Some(source),
+                Err(error) => {
+                    tracing::warn!(%error, "the bucket that this node was restored from can't be opened; blobs that are only there can't be pulled");
+                    None
+                }
+            },
+            None => None,
+        };
+        let settings = Settings { url: it.url.clone(), s3, max_delay: it.max_delay, pack_size: it.pack_size };
+        let inner = Inner {
+            settings,
+            store,
+            sign,
+            metrics,
+            ledger,
+            bucket,
+            source: Mutex::new(source),
+            ensure: OnceLock::new(),
+            turn: Default::default(),
+            counting: Default::default(),
+            last_error: Default::default(),
+        };
+        Ok(Self { inner: Arc::new(inner) })
     }
+
     /// Starts the loop that seals packs by age and size.
     pub fn start(&self, ensure: Ensure, tasks: &Tasks) {
-        let _ = (ensure, tasks);
-        unimplemented!()
+        let _ = self.inner.ensure.set(ensure);
+        tasks.core("archive", self.inner.clone().run(tasks.stopping()));
     }
+
     /// The bucket's id for this node's `Member` record; `None` when switched off.
     pub fn bucket(&self) -> Option<String> {
-        unimplemented!()
+        self.inner.bucket.as_ref().map(|bucket| bucket.id().to_owned())
     }
+
     /// Fills a staged blob from a pack, from where it stands, by one ranged GET. `false`: no readable pack has it.
+    ///
+    /// # Errors
+    /// Every pack that has it failed, or the store refused. The staging can go on from another source.
     pub async fn fill(&self, staging: &mut Staging) -> Result<bool, Error> {
-        unimplemented!("{staging:?}")
+        self.inner.fill(staging).await
     }
-    /// Seals what is queued now; the packs that came of it (none when nothing was queued).
+
+    /// Seals what is queued now; the packs that came of it (none when nothing was queued). Goes on when the caller no longer waits.
+    ///
+    /// # Errors
+    /// `Off`; the bucket's or the store's refusal: what was not written stays queued.
     pub async fn flush(&self) -> Result<Vec<PackInfo>, Error> {
-        unimplemented!()
+        let inner = self.inner.clone();
+        tokio::spawn(async move { inner.flush().await }).await.expect("a flush does not panic")
     }
+
     /// How it stands.
     pub async fn status(&self) -> Result<Status, Error> {
-        unimplemented!()
+        let inner = &self.inner;
+        let (waiting, totals) = match &inner.bucket {
+            Some(bucket) => (inner.count(bucket).await?, inner.totals(bucket.id()).await?),
+            None => Default::default(),
+        };
+        let missing = inner.store.run(|store| store.settings(writer::MISSING)).await?;
+        let now = writer::now_ms();
+        Ok(Status {
+            url: inner.settings.url.as_ref().map_or_else(|| "none".to_owned(), bucket::display_url),
+            bucket: self.bucket(),
+            pending_records: waiting.records,
+            pending_bytes: waiting.bytes,
+            oldest_pending_s: waiting.oldest_ms.map(|oldest| now.saturating_sub(oldest) / 1000),
+            packs: totals.packs,
+            pack_bytes: totals.bytes,
+            missing: missing.iter().filter_map(|(name, value)| writer::missing_row(name, value)).map(|(digest, _)| digest).collect(),
+            last_error: inner.last_error.lock().expect("never held across a panic").clone(),
+        })
     }
-    /// The packs this node knows of.
+
+    /// The packs this node knows of, in any bucket.
     pub async fn packs(&self) -> Result<Vec<PackInfo>, Error> {
-        unimplemented!()
+        let mut packs = Vec::new();
+        self.inner.each_pack(|id, archived| packs.push(PackInfo::new(id, archived))).await?;
+        Ok(packs)
     }
+
     /// What was asked of the bucket, and what it costs.
     pub async fn cost(&self) -> Result<Cost, Error> {
-        unimplemented!()
+        let inner = &self.inner;
+        let (prices, stored) = match &inner.bucket {
+            Some(bucket) => (bucket.prices(), inner.totals(bucket.id()).await?.bytes),
+            None => (&ledger::FOLDER, 0),
+        };
+        let tally = inner.ledger.tally();
+        let distribution_requests = tally.distribution_requests();
+        let dollars = Dollars {
+            requests: tally.dollars(prices),
+            storage_month: stored as f64 / 1e9 * prices.storage_gb_month,
+            distribution_requests: distribution_requests as f64 * prices.put_per_thousand / 1000.0,
+            source: prices.source,
+        };
+        let ledger::Tally { requests, bytes_out, bytes_in, pushes, .. } = tally;
+        Ok(Cost { requests, bytes_out, bytes_in, dollars, pushes, distribution_requests })
     }
+
     /// Reads a bucket's metadata into this (empty) store; from then on its blobs are fetched on demand.
+    ///
+    /// # Errors
+    /// `Url`, `NotEmpty`, `NoPacks`, `Clusters`; the bucket's or the store's refusal. It can be begun again with the same address.
     pub async fn restore(&self, url: &str) -> Result<Restored, Error> {
-        unimplemented!("{url}")
+        let (inner, url) = (self.inner.clone(), url.to_owned());
+        tokio::spawn(async move { inner.restore(&url).await }).await.expect("a restore does not panic")
     }
 }
 
-/// SKELETON
-pub fn unused(_: ClusterId) {}
+/// Packs of one bucket.
+#[derive(Clone, Copy, Debug, Default)]
+struct Totals {
+    packs: u64,
+    bytes: u64,
+}
+
+impl Inner {
+    /// The bucket with this id, if this node reaches it.
+    fn reachable(&self, id: &str) -> Option<Arc<dyn Bucket>> {
+        let source = self.source.lock().expect("never held across a panic").clone();
+        self.bucket.iter().chain(&source).find(|bucket| bucket.id() == id).cloned()
+    }
+
+    async fn totals(&self, bucket: &str) -> Result<Totals, Error> {
+        let mut totals = Totals::default();
+        self.each_pack(|_, archived| {
+            if archived.bucket == bucket {
+                totals.packs += 1;
+                totals.bytes += archived.size;
+            }
+        })
+        .await?;
+        Ok(totals)
+    }
+
+    async fn each_pack(&self, mut take: impl FnMut(&PackId, &Archived)) -> Result<(), Error> {
+        let (mut after, mut taken) = (None::<PackId>, 0);
+        while taken < PACKS_LISTED_MAX {
+            let page = self.store.run(move |store| store.packs(after.as_ref(), PACKS_PAGE)).await?;
+            let Some((last, _)) = page.last() else { break };
+            after = Some(*last);
+            taken += page.len();
+            page.iter().for_each(|(id, archived)| take(id, archived));
+        }
+        Ok(())
+    }
+}
+
+impl PackInfo {
+    fn new(id: &PackId, archived: &Archived) -> Self {
+        let created = i64::try_from(archived.created_ms).ok().and_then(|ms| Timestamp::from_millisecond(ms).ok());
+        Self {
+            id: id.to_string(),
+            key: archived.object_key.clone(),
+            bucket: archived.bucket.clone(),
+            size: archived.size,
+            records: archived.records,
+            blobs: archived.contents.len(),
+            created: created.map(|created| created.to_string()).unwrap_or_default(),
+        }
+    }
+}

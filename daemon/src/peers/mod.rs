@@ -1,26 +1,80 @@
 //! The side gate: other nodes.
+//!
+//! - **Who** (`identity`, `members`, `join`): a node is its Ed25519 key; the `Member` records are the list of keys let in. A one-time
+//!   token lets a new key in; a tombstone expels one.
+//! - **How** (`endpoint`, `dial`, `links`): one UDP port, QUIC, both sides proven; one connection per pair, dialled by either; requests go
+//!   both ways over it.
+//! - **Records** (`sync`): each side pulls what it lacks and stays subscribed.
+//! - **Blobs** (`fetch`, `serve`): who has it, then chunk by chunk, each checked before it goes anywhere.
+//! - **Placement** (`placement`): which members own a digest.
+//!
+//! Invariants: a stranger gets no further than the handshake, or while a token waits, than showing it; nothing a peer says
+//! becomes a path, a dial target or the size of an allocation; an address comes from a `Member` record or a token.
+//!
+//! Tasks: `peers accept`, `peers dial`, `peers members`, and one per connection, which end with it. Locks: the members
+//! and the links, both held for a look only; `admitting` while a token is used. A crash leaves nothing here: all that
+//! lasts is in the store.
 
-use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
 use larder_protocol::digest::Digest;
+use larder_protocol::message::Hello;
+use larder_protocol::record::{Key, Member, Value};
 use larder_protocol::stamp::NodeId;
+use larder_protocol::version;
+use tokio::sync::Notify;
 
 use crate::config::Config;
-use crate::store::{ClusterId, Staging, Store};
+use crate::store::{ClusterId, Commit, Staging, Store};
 use crate::tasks::Tasks;
 use crate::telemetry::Metrics;
 
+mod dial;
+mod endpoint;
 mod error;
+mod fetch;
 mod identity;
+mod join;
+mod links;
+mod members;
+mod placement;
+mod serve;
+mod sync;
+mod token;
 
-pub use error::Error;
+pub use error::{Error, Result};
 pub use identity::Identity;
+
+use endpoint::Endpoint;
+use links::Links;
+use members::Members;
 
 /// Other nodes, as the rooms above see them. Cheap to clone.
 #[derive(Clone, Debug)]
-pub struct Peers {}
+pub struct Peers {
+    inner: Arc<Inner>,
+}
+
+#[derive(Debug)]
+struct Inner {
+    identity: Arc<Identity>,
+    store: Store,
+    endpoint: Endpoint,
+    members: Arc<Members>,
+    links: Links,
+    tasks: Tasks,
+    metrics: Arc<Metrics>,
+    /// What this node says of itself.
+    own: Member,
+    zone: String,
+    replicas: usize,
+    /// Random, anew at each start.
+    life: u64,
+    /// Rung when a member may have to be dialled at once.
+    redial: Notify,
+    admitting: tokio::sync::Mutex<()>,
+}
 
 /// One line of `larder peers`.
 #[derive(Clone, Debug, serde::Serialize)]
@@ -37,7 +91,7 @@ pub struct PeerStatus {
     pub state: &'static str,
     /// Round trip time.
     pub rtt_ms: Option<f64>,
-    /// Records that it is known to lack, or 0.
+    /// Records of ours that it is not known to have; 0 for a node that is not connected.
     pub behind: u64,
 }
 
@@ -51,8 +105,11 @@ pub struct Joined {
 }
 
 impl Peers {
-    /// Opens the UDP port, writes this node's `Member` record when it changed (name, zone, addresses, `bucket`, version), starts dialing
-    /// the members, and syncing.
+    /// Opens the UDP port, writes this node's `Member` record when it changed, and starts to take calls, to dial the members
+    /// and to sync.
+    ///
+    /// # Errors
+    /// `Listen`: the port is not to be had.
     pub async fn start(
         config: &Config,
         bucket: Option<String>,
@@ -60,45 +117,175 @@ impl Peers {
         store: Store,
         tasks: &Tasks,
         metrics: Arc<Metrics>,
-    ) -> Result<Self, Error> {
-        unimplemented!("{config:?}{bucket:?}{identity:?}{store:?}{tasks:?}{metrics:?}")
+    ) -> Result<Self> {
+        let own = Member {
+            name: config.node.name.clone(),
+            zone: config.node.zone.clone(),
+            addresses: config.peers.advertise.clone(),
+            bucket,
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+        };
+        let (node, member) = (identity.node(), own.clone());
+        let members = store.run(move |store| -> Result<Members> {
+            let key = Key::Member(node);
+            let value = Some(Value::Member(member));
+            if store.record(&key)?.and_then(|record| record.value) != value {
+                store.commit(Commit { records: vec![(key, value)], ..Commit::default() })?;
+            }
+            Members::load(store)
+        });
+        let members = Arc::new(members.await?);
+        let gate = Arc::clone(&members);
+        let endpoint = Endpoint::open(config.peers.listen, &identity, Arc::new(move |node| gate.may_enter(node)))?;
+        let inner = Inner {
+            identity,
+            store,
+            endpoint,
+            members,
+            links: Links::default(),
+            tasks: tasks.clone(),
+            metrics,
+            zone: own.zone.clone(),
+            own,
+            replicas: config.peers.replicas,
+            life: uuid::Uuid::new_v4().as_u64_pair().0,
+            redial: Notify::new(),
+            admitting: tokio::sync::Mutex::new(()),
+        };
+        let peers = Self { inner: Arc::new(inner) };
+        tasks.core("peers accept", dial::accept(peers.clone()));
+        tasks.core("peers dial", dial::dial(peers.clone()));
+        tasks.core("peers members", follow_members(peers.clone()));
+        Ok(peers)
     }
-    /// Fills a staged blob from a peer that has it, from where it stands, every chunk checked before it is appended. When a
-    /// source dies or lies, the next one goes on. `false`: no peer has it (whole); what was appended stays.
-    pub async fn fill(&self, staging: &mut Staging) -> Result<bool, Error> {
-        unimplemented!("{staging:?}")
+
+    /// Fills a staged blob from peers that have it, from where it stands; every chunk is checked before it is appended. When a
+    /// source dies or lies, the next one goes on. `false`: no peer has it whole; what was appended stays.
+    ///
+    /// # Errors
+    /// `Store`: this disk refused.
+    pub async fn fill(&self, staging: &mut Staging) -> Result<bool> {
+        fetch::fill(&self.inner, staging).await
     }
-    /// Whether this node is one of the owners of a digest (rendezvous hashing over members, spread over zones).
+
+    /// Whether this node is one of the owners of a digest.
     pub fn is_owner(&self, digest: &Digest) -> bool {
-        unimplemented!("{digest:?}")
+        placement::owners(digest, &self.inner.members.places(), self.inner.replicas).contains(&self.inner.identity.node())
     }
-    /// Every member.
+
+    /// Every member, this node included.
     pub fn list(&self) -> Vec<PeerStatus> {
-        unimplemented!()
+        let inner = &self.inner;
+        let ours = inner.store.vector();
+        let status = |(node, member): (NodeId, Member)| {
+            let link = inner.links.get(&node);
+            let state = if node == inner.identity.node() {
+                "self"
+            } else if link.is_some() {
+                "connected"
+            } else {
+                "unreachable"
+            };
+            PeerStatus {
+                node: node.to_string(),
+                name: member.name,
+                zone: member.zone,
+                addresses: member.addresses,
+                state,
+                rtt_ms: link.as_ref().map(|link| link.connection.rtt().as_secs_f64() * 1000.0),
+                behind: link.map_or(0, |link| link.known().behind(&ours)),
+            }
+        };
+        inner.members.live().into_iter().map(status).collect()
     }
-    /// A one-time join token.
-    pub async fn token(&self, expires: Duration) -> Result<String, Error> {
-        unimplemented!("{expires:?}")
+
+    /// A one-time join token that is good for `expires`.
+    ///
+    /// # Errors
+    /// `TooManyTokens`, `Store`.
+    pub async fn token(&self, expires: Duration) -> Result<String> {
+        join::issue(&self.inner, expires).await
     }
+
     /// Joins the cluster of a token.
-    pub async fn join(&self, token: &str) -> Result<Joined, Error> {
-        unimplemented!("{token}")
+    ///
+    /// # Errors
+    /// `Token`, `TokenExpired`, `HasPeers`, `Unreachable`, `Refused`.
+    pub async fn join(&self, token: &str) -> Result<Joined> {
+        join::join(self, token).await
     }
-    /// Expels a node; `false` when it is no member.
-    pub async fn remove(&self, node: NodeId) -> Result<bool, Error> {
-        unimplemented!("{node}")
+
+    /// Expels a node: its connections end at once, here and wherever the record comes; `false` when it is no member.
+    ///
+    /// # Errors
+    /// `Oneself`, `Store`.
+    pub async fn remove(&self, node: NodeId) -> Result<bool> {
+        let inner = &self.inner;
+        if node == inner.identity.node() {
+            return Err(Error::Oneself);
+        }
+        if !inner.members.is_member(&node) {
+            return Ok(false);
+        }
+        inner.store.run(move |store| store.commit(Commit { records: vec![(Key::Member(node), None)], ..Commit::default() })).await?;
+        self.refresh()?;
+        Ok(true)
     }
-    /// Resolves what a person typed (with or without dashes, or a prefix) to a member's id.
-    pub fn resolve(&self, text: &str) -> Result<NodeId, Error> {
-        unimplemented!("{text}")
+
+    /// The member whose id a person typed: whole, with or without dashes, or its first letters.
+    ///
+    /// # Errors
+    /// `UnknownMember`, `AmbiguousMember`.
+    pub fn resolve(&self, text: &str) -> Result<NodeId> {
+        self.inner.members.resolve(text)
     }
+
     /// Says goodbye to every peer and closes the port.
     pub async fn close(&self) {
-        unimplemented!()
+        self.inner.endpoint.close().await;
+    }
+
+    /// Reads the members again, and ends the connections of those who are none any more.
+    fn refresh(&self) -> Result<()> {
+        let inner = &self.inner;
+        inner.members.refresh(&inner.store)?;
+        for link in inner.links.all() {
+            if !inner.members.is_member(&link.connection.peer()) {
+                tracing::info!(peer = ?link.connection.peer(), "no member any more: disconnecting");
+                link.connection.close("you are no member of this cluster");
+            }
+        }
+        Ok(())
     }
 }
 
-/// SKELETON: where the key file lives
-pub fn key_file(folder: &Path) -> std::path::PathBuf {
-    folder.join("node.key")
+impl Inner {
+    fn hello(&self) -> Hello {
+        Hello {
+            cluster: self.store.cluster(),
+            life: self.life,
+            program: env!("CARGO_PKG_VERSION").to_owned(),
+            oldest: version::OLDEST,
+            newest: version::NEWEST,
+        }
+    }
+}
+
+/// Follows the `Member` records as they change.
+async fn follow_members(peers: Peers) {
+    let stopping = peers.inner.tasks.stopping();
+    let mut changes = peers.inner.store.changes();
+    loop {
+        tokio::select! {
+            _ = stopping.cancelled() => return,
+            changed = changes.changed() => if changed.is_err() { return },
+        }
+        let before = peers.inner.members.live();
+        let refreshing = peers.clone();
+        match peers.inner.store.run(move |_| refreshing.refresh()).await {
+            Ok(()) if peers.inner.members.live() != before => peers.inner.redial.notify_one(),
+            Ok(()) => {}
+            Err(error) => tracing::warn!(%error, "read the members"),
+        }
+    }
 }

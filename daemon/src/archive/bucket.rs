@@ -1,0 +1,163 @@
+//! What we need from an object store: put an object once, read ranges of it, list names. Two implementations stand behind it:
+//! [`super::s3`] and [`super::directory`].
+
+use std::fmt;
+use std::ops::Range;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use bytes::{Bytes, BytesMut};
+use futures_util::future::BoxFuture;
+use futures_util::stream::{BoxStream, StreamExt};
+
+use crate::config::ArchiveUrl;
+
+use super::Error;
+use super::body::Body;
+use super::directory::Directory;
+use super::ledger::{Ledger, Prices};
+use super::s3::S3;
+
+/// An object on its way in.
+#[derive(Clone, Debug)]
+pub struct Object {
+    /// Its key.
+    pub key: String,
+    /// CRC-64/NVME of its bytes: the bucket refuses others.
+    pub crc64: u64,
+    /// Its bytes.
+    pub body: Body,
+}
+
+/// An object in a listing.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Listed {
+    /// Its key.
+    pub key: String,
+    /// Bytes.
+    pub size: u64,
+}
+
+/// One page of a listing, in byte order of keys.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Page {
+    /// The objects.
+    pub objects: Vec<Listed>,
+    /// Whether there is more behind the last.
+    pub more: bool,
+}
+
+/// Bytes as they come.
+pub type Chunks = BoxStream<'static, Result<Bytes, Error>>;
+
+/// An object store. Every request is written into the ledger it was opened with.
+pub trait Bucket: Send + Sync + fmt::Debug {
+    /// What `Archived` records call it: the same on every node that reaches it.
+    fn id(&self) -> &str;
+    /// What every key in it begins with; without a slash at its end.
+    fn prefix(&self) -> &str;
+    /// Largest object that one put can write.
+    fn object_size_max(&self) -> u64;
+    /// What its requests cost.
+    fn prices(&self) -> &'static Prices;
+    /// Writes an object under a name that is used only for these bytes: putting it again does no harm.
+    ///
+    /// # Errors
+    /// `Checksum` when the bytes are not those that were announced; nothing stands under the name then.
+    fn put_once(&self, object: Object) -> BoxFuture<'_, Result<(), Error>>;
+    /// Reads bytes of an object, with one request.
+    fn get_range<'a>(&'a self, key: &'a str, range: Range<u64>) -> BoxFuture<'a, Result<Chunks, Error>>;
+    /// Lists objects whose key begins with `prefix`, behind `after`.
+    fn list<'a>(&'a self, prefix: &'a str, after: Option<&'a str>) -> BoxFuture<'a, Result<Page, Error>>;
+}
+
+/// How to speak to S3 servers.
+#[derive(Clone, Debug)]
+pub struct S3Settings {
+    /// A server that is not AWS.
+    pub endpoint: Option<String>,
+    /// The bucket's region.
+    pub region: String,
+    /// The bucket's name stands in the path and not in the host.
+    pub path_style: bool,
+}
+
+/// Opens the bucket of an address; sends no request.
+///
+/// # Errors
+/// A folder that can't be made, an endpoint that is not safe.
+pub async fn open(url: &ArchiveUrl, settings: &S3Settings, ledger: &Ledger) -> Result<Arc<dyn Bucket>, Error> {
+    Ok(match url {
+        ArchiveUrl::Directory(path) => Arc::new(Directory::open(path, ledger.clone()).await?),
+        ArchiveUrl::S3 { bucket, prefix } => Arc::new(S3::new(bucket, prefix, settings, ledger.clone())?),
+    })
+}
+
+/// Reads the address of a bucket, as people write it.
+///
+/// # Errors
+/// `Url`.
+pub fn parse_url(url: &str) -> Result<ArchiveUrl, Error> {
+    let wrong = |why| Error::Url { url: url.to_owned(), why };
+    if let Some(path) = url.strip_prefix("file://") {
+        let path = PathBuf::from(path);
+        return if path.is_absolute() { Ok(ArchiveUrl::Directory(path)) } else { Err(wrong("the folder must be absolute")) };
+    }
+    let rest = url.strip_prefix("s3://").ok_or_else(|| wrong("neither s3:// nor file://"))?;
+    let (bucket, prefix) = rest.split_once('/').unwrap_or((rest, ""));
+    let prefix = prefix.trim_matches('/');
+    if bucket.is_empty() || !bucket.bytes().all(|byte| byte.is_ascii_alphanumeric() || b".-_".contains(&byte)) {
+        return Err(wrong("that is no bucket's name"));
+    }
+    if prefix.split('/').any(|part| part == "." || part == "..") || prefix.contains("//") {
+        return Err(wrong("that is no prefix"));
+    }
+    Ok(ArchiveUrl::S3 { bucket: bucket.to_owned(), prefix: prefix.to_owned() })
+}
+
+/// Writes an address as [`parse_url`] reads it.
+pub fn display_url(url: &ArchiveUrl) -> String {
+    match url {
+        ArchiveUrl::Directory(path) => format!("file://{}", absolute(path).display()),
+        ArchiveUrl::S3 { bucket, prefix } if prefix.is_empty() => format!("s3://{bucket}"),
+        ArchiveUrl::S3 { bucket, prefix } => format!("s3://{bucket}/{prefix}"),
+    }
+}
+
+/// Reads `range` into memory; the caller has checked that it is small enough.
+pub async fn get_whole(bucket: &dyn Bucket, key: &str, range: Range<u64>) -> Result<Bytes, Error> {
+    let expected = range.end - range.start;
+    let mut chunks = bucket.get_range(key, range).await?;
+    let mut bytes = BytesMut::new();
+    while let Some(chunk) = chunks.next().await {
+        bytes.extend_from_slice(&chunk?);
+        if bytes.len() as u64 > expected {
+            break;
+        }
+    }
+    if bytes.len() as u64 != expected {
+        let detail = format!("{} bytes came, {expected} were asked for", bytes.len());
+        return Err(Error::Bucket { doing: "get", key: key.to_owned(), bucket: bucket.id().to_owned(), detail });
+    }
+    Ok(bytes.freeze())
+}
+
+fn absolute(path: &Path) -> PathBuf {
+    std::path::absolute(path).unwrap_or_else(|_| path.to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn addresses_read_back_what_they_print() {
+        for url in ["s3://bucket", "s3://bucket/a/b", "file:///srv/archive"] {
+            assert_eq!(display_url(&parse_url(url).expect("an address")), url);
+        }
+        assert_eq!(parse_url("s3://b/p/").expect("an address"), ArchiveUrl::S3 { bucket: "b".to_owned(), prefix: "p".to_owned() });
+        for bad in ["", "bucket", "s3://", "s3:///x", "s3://b/../x", "s3://b/a//b", "file://relative", "https://b", "s3://b c"] {
+            assert!(parse_url(bad).is_err(), "{bad:?}");
+        }
+    }
+}

@@ -1,0 +1,414 @@
+//! The QUIC endpoint, its connections and streams; the only file that knows quinn.
+//!
+//! TLS 1.3 with raw public keys on both sides. A server takes the keys that its [`Gate`] lets in and fails the handshake of
+//! all others; a client takes the one key it wants to reach. Addresses are validated by a Retry before a byte is kept.
+//!
+//! Windows: quinn gives up a connection with more than 1,024 gaps in one stream, so a stream's window stays below that
+//! number of packets; throughput comes from several streams.
+
+use std::net::{SocketAddr, UdpSocket};
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::{Bytes, BytesMut};
+use larder_protocol::frame::{Frame, HEADER_SIZE, Header};
+use larder_protocol::message::{Answer, Message};
+use larder_protocol::stamp::NodeId;
+use larder_protocol::version::ALPN;
+use quinn::crypto::rustls::{QuicClientConfig, QuicServerConfig};
+use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
+use rustls::crypto::{CryptoProvider, WebPkiSupportedAlgorithms, verify_tls13_signature_with_raw_key};
+use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName, SubjectPublicKeyInfoDer, UnixTime};
+use rustls::server::danger::{ClientCertVerified, ClientCertVerifier};
+use rustls::sign::CertifiedKey;
+use rustls::{DigitallySignedStruct, DistinguishedName, SignatureScheme};
+
+use super::error::{Error, Result};
+use super::identity::{Identity, node_of, spki_of};
+
+/// Bytes that one stream may have under way: below 1,024 gaps of two packets.
+const STREAM_WINDOW: u32 = 2_400_000;
+/// Bytes that one connection may have under way.
+const CONNECTION_WINDOW: u32 = 32 << 20;
+/// Streams that a peer may have open.
+const STREAMS_MAX: u32 = 256;
+/// A connection on which nothing was heard for so long is gone.
+const IDLE: Duration = Duration::from_secs(20);
+/// Often enough to keep a NAT's mapping.
+const KEEP_ALIVE: Duration = Duration::from_secs(5);
+/// A handshake that takes longer is given up.
+const HANDSHAKE: Duration = Duration::from_secs(10);
+/// A body's buffer grows by this much at a time, whatever length was claimed.
+const BODY_STEP: usize = 64 << 10;
+/// What the kernel is asked to hold of received datagrams.
+const SOCKET_BUFFER: usize = 4 << 20;
+
+/// Says whether a key is let in.
+pub(super) type Gate = Arc<dyn Fn(&NodeId) -> bool + Send + Sync>;
+
+/// The node's UDP port.
+#[derive(Clone, Debug)]
+pub(super) struct Endpoint {
+    endpoint: quinn::Endpoint,
+    key: Arc<CertifiedKey>,
+    provider: Arc<CryptoProvider>,
+}
+
+/// A connection to a peer whose key was proven.
+#[derive(Clone, Debug)]
+pub(super) struct Connection {
+    connection: quinn::Connection,
+    peer: NodeId,
+}
+
+/// One stream, both ways.
+#[derive(Debug)]
+pub(super) struct Stream {
+    pub send: Sender,
+    pub receive: Receiver,
+}
+
+/// The way out of a stream.
+#[derive(Debug)]
+pub(super) struct Sender {
+    stream: quinn::SendStream,
+    peer: NodeId,
+}
+
+/// The way in of a stream.
+#[derive(Debug)]
+pub(super) struct Receiver {
+    stream: quinn::RecvStream,
+    peer: NodeId,
+}
+
+impl Endpoint {
+    /// Opens the port.
+    pub(super) fn open(listen: SocketAddr, identity: &Identity, gate: Gate) -> Result<Self> {
+        let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+        let pkcs8 = PrivateKeyDer::Pkcs8(identity.pkcs8().to_vec().into());
+        let private = provider.key_provider.load_private_key(pkcs8).expect("the identity holds an Ed25519 key");
+        let key = Arc::new(CertifiedKey::new(vec![CertificateDer::from(spki_of(&identity.node()))], private));
+
+        let verifier = Verifier { gate, algorithms: provider.signature_verification_algorithms };
+        let mut tls = rustls::ServerConfig::builder_with_provider(Arc::clone(&provider))
+            .with_protocol_versions(&[&rustls::version::TLS13])
+            .expect("the provider has TLS 1.3")
+            .with_client_cert_verifier(Arc::new(verifier))
+            .with_cert_resolver(Arc::new(rustls::server::AlwaysResolvesServerRawPublicKeys::new(Arc::clone(&key))));
+        tls.alpn_protocols = vec![ALPN.to_vec()];
+        let mut server =
+            quinn::ServerConfig::with_crypto(Arc::new(QuicServerConfig::try_from(tls).expect("the provider has QUIC's first cipher")));
+        server.transport_config(transport());
+
+        let failed = |doing| move |source| Error::Listen { doing, source };
+        let socket = UdpSocket::bind(listen).map_err(failed("open the UDP port"))?;
+        // What the system grants of it is enough to work; packaging raises the system's limit.
+        let _ = rustix::net::sockopt::set_socket_recv_buffer_size(&socket, SOCKET_BUFFER);
+        let _ = rustix::net::sockopt::set_socket_send_buffer_size(&socket, SOCKET_BUFFER);
+        let endpoint = quinn::Endpoint::new(quinn::EndpointConfig::default(), Some(server), socket, Arc::new(quinn::TokioRuntime));
+        Ok(Self { endpoint: endpoint.map_err(failed("use the UDP port"))?, key, provider })
+    }
+
+    /// The next peer that got through the gate; `None` when the port is closed. Handshakes run side by side: call again at once.
+    pub(super) async fn accept(&self) -> Option<impl Future<Output = Option<Connection>> + Send + use<>> {
+        loop {
+            let incoming = self.endpoint.accept().await?;
+            if !incoming.remote_address_validated() && incoming.may_retry() {
+                // Fails only where no Retry may be sent, which was asked for.
+                let _ = incoming.retry();
+                continue;
+            }
+            return Some(async move {
+                let connection = tokio::time::timeout(HANDSHAKE, async { incoming.accept()?.await }).await;
+                match connection {
+                    Ok(Ok(connection)) => Connection::proven(connection),
+                    Ok(Err(error)) => {
+                        tracing::debug!(%error, "a handshake failed");
+                        None
+                    }
+                    Err(_) => None,
+                }
+            });
+        }
+    }
+
+    /// Reaches a peer at an address, and nobody else who may answer there.
+    pub(super) async fn dial(&self, peer: NodeId, address: SocketAddr) -> Result<Connection> {
+        let failed = |why: String| Error::Connection { doing: "connect to", peer, why: format!("{address}: {why}") };
+        let verifier = Verifier { gate: Arc::new(move |node| *node == peer), algorithms: self.provider.signature_verification_algorithms };
+        let mut tls = rustls::ClientConfig::builder_with_provider(Arc::clone(&self.provider))
+            .with_protocol_versions(&[&rustls::version::TLS13])
+            .expect("the provider has TLS 1.3")
+            .dangerous()
+            .with_custom_certificate_verifier(Arc::new(verifier))
+            .with_client_cert_resolver(Arc::new(rustls::client::AlwaysResolvesClientRawPublicKeys::new(Arc::clone(&self.key))));
+        tls.alpn_protocols = vec![ALPN.to_vec()];
+        tls.enable_sni = false;
+        let mut client = quinn::ClientConfig::new(Arc::new(QuicClientConfig::try_from(tls).expect("the provider has QUIC's first cipher")));
+        client.transport_config(transport());
+        let connecting = self.endpoint.connect_with(client, address, "larder").map_err(|error| failed(error.to_string()))?;
+        let connection = tokio::time::timeout(HANDSHAKE, connecting).await.map_err(|_| failed("no answer".to_owned()))?;
+        let connection = connection.map_err(|error| failed(error.to_string()))?;
+        Connection::proven(connection).ok_or_else(|| failed("it showed no key".to_owned()))
+    }
+
+    /// Says goodbye to everyone and closes the port.
+    pub(super) async fn close(&self) {
+        self.endpoint.close(0u32.into(), b"this node is stopping");
+        let _ = tokio::time::timeout(Duration::from_secs(1), self.endpoint.wait_idle()).await;
+    }
+}
+
+impl Connection {
+    fn proven(connection: quinn::Connection) -> Option<Self> {
+        let shown = connection.peer_identity()?.downcast::<Vec<CertificateDer<'static>>>().ok()?;
+        let peer = node_of(shown.first()?)?;
+        Some(Self { connection, peer })
+    }
+
+    /// Who is on the other side.
+    pub(super) fn peer(&self) -> NodeId {
+        self.peer
+    }
+
+    /// Opens a stream and sends the message that says what it is for.
+    pub(super) async fn open<M: Message>(&self, first: &M) -> Result<Stream> {
+        let (send, receive) = self.connection.open_bi().await.map_err(|error| broken(self.peer, error))?;
+        let mut stream = self.stream(send, receive);
+        stream.send.message(first).await?;
+        Ok(stream)
+    }
+
+    /// Asks for one answer.
+    pub(super) async fn ask<M: Message>(&self, request: &M) -> Result<(Answer, Receiver)> {
+        let mut stream = self.open(request).await?;
+        stream.send.finish();
+        let answer = stream.receive.message::<Answer>().await?.ok_or_else(|| broken(self.peer, "it ended the stream without an answer"))?;
+        match answer {
+            Answer::Refused(refusal) => Err(Error::Refused { peer: self.peer, refusal }),
+            answer => Ok((answer, stream.receive)),
+        }
+    }
+
+    /// The next stream that the peer opens.
+    pub(super) async fn accept(&self) -> Result<Stream> {
+        let (send, receive) = self.connection.accept_bi().await.map_err(|error| broken(self.peer, error))?;
+        Ok(self.stream(send, receive))
+    }
+
+    fn stream(&self, send: quinn::SendStream, receive: quinn::RecvStream) -> Stream {
+        Stream { send: Sender { stream: send, peer: self.peer }, receive: Receiver { stream: receive, peer: self.peer } }
+    }
+
+    /// Waits until it is gone.
+    pub(super) async fn closed(&self) -> String {
+        self.connection.closed().await.to_string()
+    }
+
+    pub(super) fn is_closed(&self) -> bool {
+        self.connection.close_reason().is_some()
+    }
+
+    pub(super) fn close(&self, reason: &str) {
+        self.connection.close(1u32.into(), reason.as_bytes());
+    }
+
+    pub(super) fn rtt(&self) -> Duration {
+        self.connection.rtt()
+    }
+}
+
+impl Sender {
+    pub(super) async fn message<M: Message>(&mut self, message: &M) -> Result<()> {
+        self.raw(message.to_frame().to_bytes().into()).await
+    }
+
+    /// Sends bytes as they are.
+    pub(super) async fn raw(&mut self, bytes: Bytes) -> Result<()> {
+        self.stream.write_chunk(bytes).await.map_err(|error| broken(self.peer, error))
+    }
+
+    /// Among streams that have something to send, those of higher priority go first.
+    pub(super) fn set_priority(&self, priority: i32) {
+        // Fails only on a stream that was closed, which then sends nothing.
+        let _ = self.stream.set_priority(priority);
+    }
+
+    /// Says that nothing more comes. What was sent still arrives.
+    pub(super) fn finish(&mut self) {
+        let _ = self.stream.finish();
+    }
+}
+
+impl Receiver {
+    /// The next message; `None` at the end of the stream.
+    pub(super) async fn message<M: Message>(&mut self) -> Result<Option<M>> {
+        let Some(frame) = self.frame().await? else { return Ok(None) };
+        M::from_frame(&frame).map(Some).map_err(|error| self.violation(error))
+    }
+
+    async fn frame(&mut self) -> Result<Option<Frame>> {
+        let mut header = [0; HEADER_SIZE];
+        match self.stream.read_exact(&mut header).await {
+            Ok(()) => {}
+            Err(quinn::ReadExactError::FinishedEarly(0)) => return Ok(None),
+            Err(error) => return Err(broken(self.peer, error)),
+        }
+        let header = Header::parse(&header).map_err(|error| self.violation(error))?;
+        let mut body = Vec::new();
+        while body.len() < header.length {
+            let have = body.len();
+            body.resize(header.length.min(have + BODY_STEP), 0);
+            self.stream.read_exact(&mut body[have..]).await.map_err(|error| broken(self.peer, error))?;
+        }
+        Ok(Some(Frame { kind: header.kind, body }))
+    }
+
+    /// Exactly `length` raw bytes.
+    pub(super) async fn raw(&mut self, length: usize) -> Result<Bytes> {
+        let mut bytes = BytesMut::new();
+        while bytes.len() < length {
+            let chunk = self.stream.read_chunk(length - bytes.len(), true).await.map_err(|error| broken(self.peer, error))?;
+            let chunk = chunk.ok_or_else(|| broken(self.peer, "the stream ended early"))?;
+            if chunk.bytes.len() == length {
+                return Ok(chunk.bytes);
+            }
+            bytes.extend_from_slice(&chunk.bytes);
+        }
+        Ok(bytes.freeze())
+    }
+
+    fn violation(&self, error: impl std::error::Error) -> Error {
+        Error::Violation { peer: self.peer, what: error.to_string() }
+    }
+}
+
+fn broken(peer: NodeId, why: impl ToString) -> Error {
+    Error::Connection { doing: "talk to", peer, why: why.to_string() }
+}
+
+fn transport() -> Arc<quinn::TransportConfig> {
+    let mut transport = quinn::TransportConfig::default();
+    transport.stream_receive_window(STREAM_WINDOW.into());
+    transport.receive_window(CONNECTION_WINDOW.into());
+    transport.send_window(CONNECTION_WINDOW.into());
+    transport.max_concurrent_bidi_streams(STREAMS_MAX.into());
+    transport.max_concurrent_uni_streams(0u32.into());
+    transport.max_idle_timeout(Some(IDLE.try_into().expect("seconds fit")));
+    transport.keep_alive_interval(Some(KEEP_ALIVE));
+    transport.datagram_receive_buffer_size(None);
+    Arc::new(transport)
+}
+
+/// Lets in whom the gate lets in. There is nothing else to check: no chain, no name, no date.
+struct Verifier {
+    gate: Gate,
+    algorithms: WebPkiSupportedAlgorithms,
+}
+
+impl std::fmt::Debug for Verifier {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Verifier")
+    }
+}
+
+impl Verifier {
+    fn check(&self, shown: &CertificateDer<'_>) -> std::result::Result<(), rustls::Error> {
+        match node_of(shown) {
+            Some(node) if (self.gate)(&node) => Ok(()),
+            _ => Err(rustls::Error::InvalidCertificate(rustls::CertificateError::ApplicationVerificationFailure)),
+        }
+    }
+
+    fn signature(
+        &self,
+        message: &[u8],
+        shown: &CertificateDer<'_>,
+        signed: &DigitallySignedStruct,
+    ) -> std::result::Result<HandshakeSignatureValid, rustls::Error> {
+        verify_tls13_signature_with_raw_key(message, &SubjectPublicKeyInfoDer::from(shown.as_ref()), signed, &self.algorithms)
+    }
+}
+
+const NO_TLS12: &str = "QUIC has no TLS 1.2";
+
+impl ServerCertVerifier for Verifier {
+    fn verify_server_cert(
+        &self,
+        shown: &CertificateDer<'_>,
+        _: &[CertificateDer<'_>],
+        _: &ServerName<'_>,
+        _: &[u8],
+        _: UnixTime,
+    ) -> std::result::Result<ServerCertVerified, rustls::Error> {
+        self.check(shown).map(|()| ServerCertVerified::assertion())
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        _: &[u8],
+        _: &CertificateDer<'_>,
+        _: &DigitallySignedStruct,
+    ) -> std::result::Result<HandshakeSignatureValid, rustls::Error> {
+        Err(rustls::Error::General(NO_TLS12.to_owned()))
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        shown: &CertificateDer<'_>,
+        signed: &DigitallySignedStruct,
+    ) -> std::result::Result<HandshakeSignatureValid, rustls::Error> {
+        self.signature(message, shown, signed)
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        self.algorithms.supported_schemes()
+    }
+
+    fn requires_raw_public_keys(&self) -> bool {
+        true
+    }
+}
+
+impl ClientCertVerifier for Verifier {
+    fn root_hint_subjects(&self) -> &[DistinguishedName] {
+        &[]
+    }
+
+    fn verify_client_cert(
+        &self,
+        shown: &CertificateDer<'_>,
+        _: &[CertificateDer<'_>],
+        _: UnixTime,
+    ) -> std::result::Result<ClientCertVerified, rustls::Error> {
+        self.check(shown).map(|()| ClientCertVerified::assertion())
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        _: &[u8],
+        _: &CertificateDer<'_>,
+        _: &DigitallySignedStruct,
+    ) -> std::result::Result<HandshakeSignatureValid, rustls::Error> {
+        Err(rustls::Error::General(NO_TLS12.to_owned()))
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        shown: &CertificateDer<'_>,
+        signed: &DigitallySignedStruct,
+    ) -> std::result::Result<HandshakeSignatureValid, rustls::Error> {
+        self.signature(message, shown, signed)
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        self.algorithms.supported_schemes()
+    }
+
+    fn requires_raw_public_keys(&self) -> bool {
+        true
+    }
+}

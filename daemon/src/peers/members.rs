@@ -1,0 +1,111 @@
+//! Who is in the cluster: the `Member` records, read anew when the store has changed.
+//!
+//! [`Members`] also says who gets through the gate of the port: members, and for as long as a join token waits to be
+//! used, anyone who then has to show it.
+
+use std::collections::HashMap;
+use std::sync::RwLock;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use larder_protocol::codec;
+use larder_protocol::record::Member;
+use larder_protocol::stamp::NodeId;
+
+use super::error::{Error, Result};
+use super::placement::Place;
+use super::token::{self, Issued};
+use crate::store::Store;
+
+/// Most join tokens that may wait to be used.
+pub(super) const TOKENS_MAX: usize = 1000;
+
+/// The members as they were last read.
+#[derive(Debug)]
+pub(super) struct Members {
+    own: NodeId,
+    known: RwLock<HashMap<NodeId, Option<Member>>>,
+    /// Until when strangers may knock, milliseconds since 1970.
+    open_until_ms: AtomicU64,
+}
+
+impl Members {
+    pub(super) fn load(store: &Store) -> Result<Self> {
+        let members = Self { own: store.origin().node, known: RwLock::default(), open_until_ms: AtomicU64::new(0) };
+        members.refresh(store)?;
+        for (_, row) in store.settings(token::SETTING)? {
+            if let Ok(issued) = codec::decode::<Issued>(&row) {
+                members.open_until(issued.expires_ms);
+            }
+        }
+        Ok(members)
+    }
+
+    /// Reads the records again.
+    pub(super) fn refresh(&self, store: &Store) -> Result<()> {
+        let known = store.members()?.into_iter().collect();
+        *self.known.write().unwrap_or_else(std::sync::PoisonError::into_inner) = known;
+        Ok(())
+    }
+
+    fn read(&self) -> std::sync::RwLockReadGuard<'_, HashMap<NodeId, Option<Member>>> {
+        self.known.read().unwrap_or_else(std::sync::PoisonError::into_inner)
+    }
+
+    pub(super) fn is_member(&self, node: &NodeId) -> bool {
+        matches!(self.read().get(node), Some(Some(_)))
+    }
+
+    /// Whether a key gets through the handshake.
+    pub(super) fn may_enter(&self, node: &NodeId) -> bool {
+        self.is_member(node) || now_ms() < self.open_until_ms.load(Ordering::Relaxed)
+    }
+
+    /// A token waits to be used until then.
+    pub(super) fn open_until(&self, expires_ms: u64) {
+        self.open_until_ms.fetch_max(expires_ms, Ordering::Relaxed);
+    }
+
+    /// Live members, this node included, in the order of their ids.
+    pub(super) fn live(&self) -> Vec<(NodeId, Member)> {
+        let mut live: Vec<_> = self.read().iter().filter_map(|(node, member)| Some((*node, member.clone()?))).collect();
+        live.sort_unstable_by_key(|(node, _)| *node);
+        live
+    }
+
+    /// Live members but this node.
+    pub(super) fn others(&self) -> Vec<(NodeId, Member)> {
+        self.live().into_iter().filter(|(node, _)| *node != self.own).collect()
+    }
+
+    pub(super) fn zone(&self, node: &NodeId) -> Option<String> {
+        self.read().get(node)?.as_ref().map(|member| member.zone.clone())
+    }
+
+    pub(super) fn places(&self) -> Vec<Place> {
+        self.live().into_iter().map(|(node, member)| Place { node, zone: member.zone }).collect()
+    }
+
+    /// The member whose id a person typed, whole or its first letters.
+    pub(super) fn resolve(&self, text: &str) -> Result<NodeId> {
+        if let Some(node) = NodeId::parse(text) {
+            return Ok(node);
+        }
+        let letters: String = text.chars().filter(|letter| *letter != '-').collect::<String>().to_lowercase();
+        let unknown = || Error::UnknownMember { text: text.to_owned() };
+        if letters.is_empty() {
+            return Err(unknown());
+        }
+        let mut found = self.read().keys().filter(|node| node.letters().starts_with(&letters)).copied().collect::<Vec<_>>().into_iter();
+        match (found.next(), found.next()) {
+            (Some(node), None) => Ok(node),
+            (None, _) => Err(unknown()),
+            (Some(_), Some(_)) => Err(Error::AmbiguousMember { text: text.to_owned() }),
+        }
+    }
+}
+
+/// Milliseconds since 1970, by the wall clock.
+pub(super) fn now_ms() -> u64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| u64::try_from(since.as_millis()).unwrap_or(u64::MAX))
+}

@@ -1,0 +1,100 @@
+//! Answering what peers ask. Members only: strangers may join, and nothing else.
+
+use std::os::unix::fs::FileExt;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use larder_protocol::digest::CHUNK_SIZE;
+use larder_protocol::message::{Answer, READ_MAX, Read, Request, WHO_HAS_MAX};
+use larder_protocol::refusal::Refusal;
+
+use super::Inner;
+use super::endpoint::{Sender, Stream};
+use super::error::Result;
+use super::links::Link;
+use super::sync;
+use crate::store::{self, Content, Store};
+
+/// Bytes read from the disk at a time.
+const PIECE: u64 = 256 << 10;
+
+/// Answers one stream of a member.
+pub(super) async fn answer(inner: &Inner, link: &Arc<Link>, mut stream: Stream) -> Result<()> {
+    let Some(request) = stream.receive.message::<Request>().await? else { return Ok(()) };
+    let answer = match request {
+        Request::Sync(theirs) => return sync::serve(inner, link, stream, theirs).await,
+        Request::Read(read) => return content(inner, &mut stream.send, read).await,
+        Request::WhoHas(digests) if digests.len() > WHO_HAS_MAX => Answer::Refused(Refusal::TOO_MUCH),
+        Request::WhoHas(digests) => {
+            let held = inner
+                .store
+                .run(move |store| digests.iter().map(|digest| Ok(store.blob(digest)?.is_some())).collect::<store::Result<_>>())
+                .await;
+            held.map_or(Answer::Refused(Refusal::FAILED), Answer::Holders)
+        }
+        Request::ChunkList(digest) => match inner.store.run(move |store| store.chunk_values(&digest)).await {
+            Ok(Some(values)) => Answer::ChunkList(values),
+            Ok(None) => Answer::Refused(Refusal::NOT_HERE),
+            Err(_) => Answer::Refused(Refusal::FAILED),
+        },
+        Request::Hello(_) | Request::Join(_) => Answer::Refused(Refusal::UNKNOWN),
+    };
+    stream.send.message(&answer).await?;
+    stream.send.finish();
+    Ok(())
+}
+
+/// Sends a range of a blob.
+async fn content(inner: &Inner, send: &mut Sender, read: Read) -> Result<()> {
+    if read.length > READ_MAX {
+        return refuse(send, Refusal::TOO_MUCH).await;
+    }
+    let opened = inner.store.run(move |store| store.open_blob(&read.digest)).await;
+    let content = match opened {
+        Ok(Some(content)) => content,
+        Ok(None) => return refuse(send, Refusal::NOT_HERE).await,
+        Err(error) => {
+            tracing::warn!(digest = %read.digest, %error, "a blob can't be served to a peer");
+            return refuse(send, Refusal::FAILED).await;
+        }
+    };
+    let size = match &content {
+        Content::Memory(bytes) => bytes.len() as u64,
+        Content::File { size, .. } => *size,
+    };
+    let Some(end) = read.offset.checked_add(read.length).filter(|end| *end <= size) else {
+        return refuse(send, Refusal::NOT_HERE).await;
+    };
+    // Of the chunks that a peer has asked for, the earlier one is wanted first.
+    send.set_priority(-i32::try_from(read.offset / CHUNK_SIZE).unwrap_or(i32::MAX));
+    send.message(&Answer::Read { length: read.length }).await?;
+    let mut offset = read.offset;
+    while offset < end {
+        let piece = piece(&inner.store, &content, offset, PIECE.min(end - offset)).await?;
+        offset += piece.len() as u64;
+        inner.metrics.served_bytes.inc_by(piece.len() as u64);
+        send.raw(piece).await?;
+    }
+    send.finish();
+    Ok(())
+}
+
+async fn piece(store: &Store, content: &Content, offset: u64, length: u64) -> Result<Bytes> {
+    match content {
+        Content::Memory(bytes) => Ok(bytes.slice(offset as usize..(offset + length) as usize)),
+        Content::File { file, .. } => {
+            let file = Arc::clone(file);
+            let read = store.run(move |_| {
+                let mut bytes = vec![0; length as usize];
+                file.read_exact_at(&mut bytes, offset).map(|()| Bytes::from(bytes))
+            });
+            read.await.map_err(|source| store::Error::Io { doing: "read a blob for a peer in", path: "blobs".into(), source }.into())
+        }
+    }
+}
+
+async fn refuse(send: &mut Sender, refusal: Refusal) -> Result<()> {
+    send.message(&Answer::Refused(refusal)).await?;
+    send.finish();
+    Ok(())
+}

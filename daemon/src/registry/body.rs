@@ -1,0 +1,463 @@
+//! Bodies: what clients send, gathered in batches; what they get, read from wherever the blob is.
+//!
+//! Memory is bounded in both directions, whatever the size of a blob: an upload holds two batches (one being written while
+//! the next one comes in), a download holds two read buffers.
+//!
+//! - **In**: [`Inflow`] gathers frames into batches and watches the clock: a client must bring [`PROGRESS_MIN`] bytes in each
+//!   `http.idle_timeout` (S18). What a refused request still has to send is read and thrown away for a moment, while the answer
+//!   is already on its way: a connection that is closed with unread bytes in it takes the answer with it.
+//! - **Out**: [`Outflow`] reads files with `preadv2(RWF_NOWAIT)`, on the spot when the pages are in memory, on a blocking thread
+//!   when they are not. It ends cleanly after the announced bytes and in no other way: a read that fails or ends early
+//!   breaks the connection, so that no client takes a part for the whole (I2).
+
+use std::fs::File;
+use std::future::Future;
+use std::io::{self, IoSliceMut};
+use std::ops::Range;
+use std::os::unix::fs::FileExt;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
+
+use bytes::{Bytes, BytesMut};
+use http_body_util::{BodyExt, Full};
+use hyper::body::{Body as HttpBody, Frame, Incoming, SizeHint};
+use larder_protocol::digest::Digest;
+use prometheus_client::metrics::counter::Counter;
+use rustix::io::{Errno, ReadWriteFlags, preadv2};
+use tokio::time::{Instant, timeout, timeout_at};
+use tokio_util::sync::ReusableBoxFuture;
+
+use super::Body;
+use super::error::Error;
+use crate::lookup::Opened;
+use crate::store::{self, Content, StagedReader};
+
+/// Bytes that are gathered before they are written: one hop to a blocking thread for so many.
+pub(super) const BATCH_SIZE: usize = 512 << 10;
+/// Bytes that a client must bring in each idle timeout.
+const PROGRESS_MIN: usize = 1 << 10;
+/// Most bytes of a refused body that are read and thrown away, and for how long.
+const DRAIN_SIZE_MAX: u64 = 16 << 20;
+const DRAIN_TIME_MAX: Duration = Duration::from_secs(5);
+/// Bytes of one read of a blob.
+const READ_SIZE: usize = 256 << 10;
+/// Read buffers of one download that may be on their way at a time.
+const READ_BUFFERS: usize = 2;
+
+/// A body that is in memory.
+pub(super) fn whole(bytes: Bytes) -> Body {
+    Full::new(bytes).map_err(|never| match never {}).boxed()
+}
+
+/// The body of a request.
+#[derive(Debug)]
+pub(super) struct Inflow<B = Incoming> {
+    body: Option<B>,
+    /// Whether it was asked for; a client that waits for `100 Continue` sends nothing before.
+    asked: bool,
+    idle: Duration,
+}
+
+impl<B> Inflow<B>
+where
+    B: HttpBody<Data = Bytes> + Unpin + Send + 'static,
+    B::Error: std::fmt::Display,
+{
+    /// Takes a body that may rest for `idle` at most.
+    pub(super) fn new(body: B, idle: Duration) -> Self {
+        let body = Some(body).filter(|body| !body.is_end_stream());
+        Self { body, asked: false, idle }
+    }
+
+    /// Whether everything has come.
+    pub(super) fn is_ended(&self) -> bool {
+        self.body.is_none()
+    }
+
+    /// Adds to `batch` until it holds [`BATCH_SIZE`] or the body ends; what came before an error is in it as well.
+    ///
+    /// # Errors
+    /// `Stalled` when it makes no progress, `Broken` when it broke off. Cancel-safe.
+    pub(super) async fn fill(&mut self, batch: &mut BytesMut) -> Result<(), Error> {
+        self.asked = true;
+        let (mut since, mut progress) = (Instant::now(), 0);
+        while batch.len() < BATCH_SIZE {
+            let Some(body) = &mut self.body else { return Ok(()) };
+            match timeout_at(since + self.idle, body.frame()).await {
+                Err(_) => return Err(Error::Stalled { seconds: self.idle.as_secs() }),
+                Ok(None) => self.body = None,
+                Ok(Some(Err(error))) => {
+                    self.body = None;
+                    return Err(Error::Broken { why: error.to_string() });
+                }
+                Ok(Some(Ok(frame))) => {
+                    // Trailers mean nothing here.
+                    let Ok(data) = frame.into_data() else { continue };
+                    batch.extend_from_slice(&data);
+                    progress += data.len();
+                    if progress >= PROGRESS_MIN {
+                        (since, progress) = (Instant::now(), 0);
+                    }
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// The whole body, if it has at most `limit` bytes; reading stops soon after (S5).
+    pub(super) async fn collect(&mut self, limit: u64) -> Result<Option<Bytes>, Error> {
+        let mut all = BytesMut::new();
+        while !self.is_ended() {
+            let mut batch = BytesMut::new();
+            self.fill(&mut batch).await?;
+            if (all.len() + batch.len()) as u64 > limit {
+                return Ok(None);
+            }
+            all.extend_from_slice(&batch);
+        }
+        Ok(Some(all.freeze()))
+    }
+
+    /// Gives the rest up. It is read and thrown away for a moment, in the background, so that the answer gets through.
+    pub(super) fn abandon(&mut self) {
+        let Some(mut body) = self.body.take().filter(|_| self.asked) else { return };
+        tokio::spawn(timeout(DRAIN_TIME_MAX, async move {
+            let mut drained = 0;
+            while drained < DRAIN_SIZE_MAX
+                && let Some(Ok(frame)) = body.frame().await
+            {
+                drained += frame.data_ref().map_or(0, |data| data.len() as u64);
+            }
+        }));
+    }
+
+    /// Says that the client sends its body without being asked, so that there is something to throw away.
+    pub(super) fn expect_unasked(&mut self) {
+        self.asked = true;
+    }
+}
+
+/// A part of a blob, on its way to a client.
+pub(super) struct Outflow {
+    source: Source,
+    digest: Digest,
+    /// What is still to be sent.
+    left: Range<u64>,
+    sent: Counter,
+    reading: Option<ReusableBoxFuture<'static, io::Result<Piece>>>,
+}
+
+enum Source {
+    Memory(Bytes),
+    File {
+        file: Arc<File>,
+        buffers: Buffers,
+    },
+    Coming(StagedReader),
+    /// A read is under way and has it.
+    Away,
+}
+
+/// What a read gives: the bytes, and the source for the next one.
+type Piece = (Source, Bytes);
+
+impl Outflow {
+    /// Sends `range` of a blob, which must lie within it.
+    pub(super) fn new(opened: Opened, digest: Digest, range: Range<u64>, sent: Counter) -> Self {
+        let source = match opened {
+            Opened::Here(Content::Memory(bytes)) => Source::Memory(bytes),
+            Opened::Here(Content::File { file, size: _ }) => Source::File { file, buffers: Buffers::default() },
+            Opened::Coming(reader) => Source::Coming(reader),
+        };
+        Self { source, digest, left: range, sent, reading: None }
+    }
+
+    /// The bytes that can be had at once, or the read that brings them.
+    fn read(&mut self) -> Result<Bytes, Pin<Box<dyn Future<Output = io::Result<Piece>> + Send>>> {
+        let (offset, limit) = (self.left.start, READ_SIZE.min(usize::try_from(self.left.end - self.left.start).unwrap_or(READ_SIZE)));
+        match std::mem::replace(&mut self.source, Source::Away) {
+            Source::Memory(bytes) => {
+                let end = bytes.len().min(usize::try_from(self.left.end).unwrap_or(usize::MAX));
+                let piece = bytes.slice(end.min(offset as usize)..end);
+                self.source = Source::Memory(bytes);
+                Ok(piece)
+            }
+            Source::File { file, mut buffers } => match buffers.read(&file, offset, limit, Patience::None) {
+                Ok(piece) => {
+                    self.source = Source::File { file, buffers };
+                    Ok(piece)
+                }
+                // Not in memory, or a file system that can't say; the blocking read tells which errors are real.
+                Err(_) => Err(Box::pin(async move {
+                    let read = tokio::task::spawn_blocking(move || {
+                        let piece = buffers.read(&file, offset, limit, Patience::Disk)?;
+                        Ok((Source::File { file, buffers }, piece))
+                    });
+                    read.await.map_err(io::Error::other)?
+                })),
+            },
+            Source::Coming(mut reader) => Err(Box::pin(async move {
+                let piece = reader.read(offset, limit).await.map_err(broken)?;
+                Ok((Source::Coming(reader), piece))
+            })),
+            Source::Away => Err(Box::pin(std::future::ready(Err(io::Error::other("read on after a failed read"))))),
+        }
+    }
+}
+
+fn broken(error: store::Error) -> io::Error {
+    match error {
+        store::Error::Io { source, .. } => source,
+        other => io::Error::other(other),
+    }
+}
+
+impl HttpBody for Outflow {
+    type Data = Bytes;
+    type Error = io::Error;
+
+    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<io::Result<Frame<Bytes>>>> {
+        let this = &mut *self;
+        if this.left.is_empty() {
+            return Poll::Ready(None);
+        }
+        let read = if this.reading.is_some() { None } else { Some(this.read()) };
+        let piece = match read {
+            Some(Ok(piece)) => Ok(piece),
+            pending => {
+                if let Some(Err(future)) = pending {
+                    this.reading = Some(ReusableBoxFuture::new(future));
+                }
+                let reading = this.reading.as_mut().expect("a read is under way");
+                let read = ready!(reading.poll(cx));
+                this.reading = None;
+                read.map(|(source, piece)| {
+                    this.source = source;
+                    piece
+                })
+            }
+        };
+        let wanted = this.left.end - this.left.start;
+        let error = match piece {
+            Ok(piece) if !piece.is_empty() && piece.len() as u64 <= wanted => {
+                this.left.start += piece.len() as u64;
+                this.sent.inc_by(piece.len() as u64);
+                return Poll::Ready(Some(Ok(Frame::data(piece))));
+            }
+            Ok(_) => io::Error::from(io::ErrorKind::UnexpectedEof),
+            Err(error) => error,
+        };
+        tracing::warn!(digest = %this.digest, offset = this.left.start, %error, "a download was broken off: its blob could not be read on");
+        Poll::Ready(Some(Err(error)))
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.left.is_empty()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        SizeHint::with_exact(self.left.end - self.left.start)
+    }
+}
+
+/// Whether a read may wait for the disk.
+#[derive(Clone, Copy)]
+enum Patience {
+    None,
+    Disk,
+}
+
+/// Read buffers that are used again once the connection has let go of them.
+#[derive(Default)]
+struct Buffers(Vec<Arc<Vec<u8>>>);
+
+struct Shared(Arc<Vec<u8>>);
+
+impl AsRef<[u8]> for Shared {
+    fn as_ref(&self) -> &[u8] {
+        &self.0
+    }
+}
+
+impl Buffers {
+    fn read(&mut self, file: &File, offset: u64, limit: usize, patience: Patience) -> io::Result<Bytes> {
+        let mut buffer = match self.0.iter().position(|buffer| Arc::strong_count(buffer) == 1) {
+            Some(free) => self.0.swap_remove(free),
+            None => Arc::new(vec![0; READ_SIZE]),
+        };
+        let space = &mut Arc::get_mut(&mut buffer).expect("a new buffer, or one that nobody else has")[..limit];
+        let count = loop {
+            let read = match patience {
+                Patience::None => preadv2(file, &mut [IoSliceMut::new(space)], offset, ReadWriteFlags::NOWAIT).map_err(io::Error::from),
+                Patience::Disk => file.read_at(space, offset),
+            };
+            match read {
+                Err(error) if error.raw_os_error() == Some(Errno::INTR.raw_os_error()) => {}
+                other => break other,
+            }
+        };
+        if self.0.len() < READ_BUFFERS {
+            self.0.push(buffer.clone());
+        }
+        Ok(Bytes::from_owner(Shared(buffer)).slice(..count?))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Write as _;
+
+    use http_body_util::StreamBody;
+    use tokio::sync::mpsc;
+
+    use super::*;
+
+    /// Real time: long for a test that does not stall, short for a person.
+    const IDLE: Duration = Duration::from_millis(400);
+
+    fn inflow(
+        receiver: mpsc::Receiver<Result<Frame<Bytes>, &'static str>>,
+    ) -> Inflow<impl HttpBody<Data = Bytes, Error = &'static str> + Unpin + Send> {
+        let stream =
+            futures_util::stream::unfold(receiver, |mut receiver| async move { receiver.recv().await.map(|frame| (frame, receiver)) });
+        Inflow::new(StreamBody::new(Box::pin(stream)), IDLE)
+    }
+
+    fn file(bytes: &[u8]) -> Opened {
+        let mut file = tempfile::tempfile().unwrap();
+        file.write_all(bytes).unwrap();
+        Opened::Here(Content::File { file: Arc::new(file), size: bytes.len() as u64 })
+    }
+
+    async fn collected(opened: Opened, range: Range<u64>) -> io::Result<Bytes> {
+        let sent = Counter::default();
+        let size = range.end - range.start;
+        let outflow = Outflow::new(opened, Digest::sha256(b""), range, sent.clone());
+        assert_eq!(outflow.size_hint().exact(), Some(size));
+        let bytes = outflow.collect().await?.to_bytes();
+        assert_eq!(sent.get(), size);
+        Ok(bytes)
+    }
+
+    #[tokio::test]
+    async fn a_part_of_a_file_or_of_memory_is_sent_as_asked() {
+        // One byte less, equal and one more than a read, and several of them.
+        for size in [1, READ_SIZE - 1, READ_SIZE, READ_SIZE + 1, 3 * READ_SIZE + 7] {
+            let bytes: Vec<u8> = (0..size).map(|i| (i * 31 % 251) as u8).collect();
+            for range in [0..size, size / 2..size, 0..size / 2 + 1, size - 1..size] {
+                let (part, wanted) = (bytes[range.clone()].to_vec(), range.start as u64..range.end as u64);
+                assert_eq!(collected(file(&bytes), wanted.clone()).await.unwrap(), part);
+                assert_eq!(collected(Opened::Here(Content::Memory(bytes.clone().into())), wanted).await.unwrap(), part);
+            }
+        }
+    }
+
+    #[tokio::test]
+    async fn a_file_that_is_shorter_than_it_should_be_breaks_the_body_off() {
+        let error = collected(file(b"short"), 0..6).await.unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::UnexpectedEof);
+    }
+
+    #[tokio::test]
+    async fn frames_are_gathered_and_what_came_before_an_error_is_kept() {
+        let (sender, receiver) = mpsc::channel(8);
+        let mut inflow = inflow(receiver);
+        for frame in [Ok(Frame::data(Bytes::from_static(b"ab"))), Ok(Frame::data(Bytes::from_static(b"c"))), Err("reset")] {
+            sender.send(frame).await.unwrap();
+        }
+        let mut batch = BytesMut::new();
+        assert!(matches!(inflow.fill(&mut batch).await, Err(Error::Broken { .. })));
+        assert_eq!(&batch[..], b"abc");
+        assert!(inflow.is_ended());
+    }
+
+    #[tokio::test]
+    async fn s18_a_body_that_stalls_or_trickles_is_given_up() {
+        let (sender, receiver) = mpsc::channel(1);
+        let mut inflow = inflow(receiver);
+        tokio::spawn(async move {
+            while sender.send(Ok(Frame::data(Bytes::from_static(b"x")))).await.is_ok() {
+                tokio::time::sleep(IDLE / 4).await;
+            }
+        });
+        let started = Instant::now();
+        assert!(matches!(inflow.fill(&mut BytesMut::new()).await, Err(Error::Stalled { .. })));
+        assert!(started.elapsed() >= IDLE);
+    }
+
+    #[tokio::test]
+    async fn s18_a_slow_body_that_makes_progress_is_taken() {
+        let (sender, receiver) = mpsc::channel(1);
+        let mut inflow = inflow(receiver);
+        tokio::spawn(async move {
+            for _ in 0..10 {
+                let _ = sender.send(Ok(Frame::data(Bytes::from(vec![0; PROGRESS_MIN])))).await;
+                tokio::time::sleep(IDLE / 4).await;
+            }
+        });
+        let mut batch = BytesMut::new();
+        inflow.fill(&mut batch).await.unwrap();
+        assert_eq!(batch.len(), 10 * PROGRESS_MIN);
+    }
+
+    #[tokio::test]
+    async fn s5_a_body_is_collected_up_to_its_limit() {
+        for (size, fits) in [(0, true), (9, true), (10, true), (11, false), (BATCH_SIZE + 1, false)] {
+            let (sender, receiver) = mpsc::channel(1);
+            let mut inflow = inflow(receiver);
+            let sent = Bytes::from(vec![7; size]);
+            let frame = Frame::data(sent.clone());
+            tokio::spawn(async move { sender.send(Ok(frame)).await });
+            assert_eq!(inflow.collect(10).await.unwrap(), Some(sent).filter(|_| fits), "{size}");
+        }
+    }
+
+    /// Serves one connection that refuses every body, sends `request` on it and reads to the end.
+    async fn refused(request: Vec<u8>) -> String {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        tokio::spawn(async move {
+            let (stream, _) = listener.accept().await.unwrap();
+            let service = hyper::service::service_fn(async |request: http::Request<Incoming>| {
+                let mut inflow = Inflow::new(request.into_body(), IDLE);
+                inflow.expect_unasked();
+                inflow.abandon();
+                http::Response::builder().status(413).body(whole(Bytes::from_static(b"too much")))
+            });
+            let _ = hyper::server::conn::http1::Builder::new().serve_connection(hyper_util::rt::TokioIo::new(stream), service).await;
+        });
+        let client = move || {
+            use std::io::Read as _;
+            let mut stream = std::net::TcpStream::connect(address)?;
+            stream.write_all(&request)?;
+            stream.shutdown(std::net::Shutdown::Write)?;
+            let mut answer = String::new();
+            stream.read_to_string(&mut answer)?;
+            Ok::<_, io::Error>(answer)
+        };
+        tokio::task::spawn_blocking(client).await.unwrap().unwrap()
+    }
+
+    #[tokio::test]
+    async fn a_client_that_sends_on_after_a_refusal_gets_the_answer() {
+        // More than any socket buffer holds: without the draining the connection is reset under the client's hands.
+        let size = (DRAIN_SIZE_MAX / 2) as usize;
+        let mut request = format!("PUT / HTTP/1.1\r\nhost: a\r\ncontent-length: {size}\r\n\r\n").into_bytes();
+        request.resize(request.len() + size, b'x');
+        let answer = refused(request).await;
+        assert!(answer.starts_with("HTTP/1.1 413") && answer.ends_with("too much"), "{answer}");
+    }
+
+    #[tokio::test]
+    async fn s19_a_request_with_two_lengths_is_the_last_of_its_connection() {
+        let smuggled = "GET /smuggled HTTP/1.1\r\nhost: a\r\n\r\n";
+        for lengths in ["content-length: 4\r\ntransfer-encoding: chunked", "transfer-encoding: chunked\r\ncontent-length: 4"] {
+            let request = format!("POST / HTTP/1.1\r\nhost: a\r\n{lengths}\r\n\r\n0\r\n\r\n{smuggled}");
+            assert_eq!(refused(request.into_bytes()).await.matches("HTTP/1.1").count(), 1, "{lengths}");
+        }
+        let twice = "POST / HTTP/1.1\r\nhost: a\r\ncontent-length: 4\r\ncontent-length: 5\r\n\r\nabcde";
+        assert!(refused(twice.into()).await.starts_with("HTTP/1.1 400"));
+    }
+}

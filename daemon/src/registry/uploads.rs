@@ -1,0 +1,398 @@
+//! Upload sessions: start, append, finish, cancel; and the blob that another repository already has.
+//!
+//! A session belongs to the store; a request holds it as [`Writer`] while its body comes in. Bytes are written and hashed in
+//! batches on blocking threads, one batch behind the wire, so that no thread waits for a client. However a request ends (done,
+//! refused, stalled, its client gone), its session is saved with every byte that came, and the client goes on from there.
+
+use std::time::{Duration, Instant};
+
+use bytes::BytesMut;
+use http::{HeaderMap, Response, StatusCode, header};
+use larder_protocol::digest::{Algorithm, Digest};
+use larder_protocol::name::RepositoryName;
+use tokio::task::JoinHandle;
+use uuid::Uuid;
+
+use super::body::{BATCH_SIZE, Inflow};
+use super::error::{Error, uploaded};
+use super::range::{Chunk, chunk, number};
+use super::{Body, Front, Pushed, empty, refuse_encoded, set, set_digest, text};
+use crate::store::{self, Store, Upload};
+use crate::tasks::Tasks;
+
+/// How long a request waits for another one to let go of its session: that of a client that lost its connection and
+/// comes back sooner than the loss is noticed here.
+const BUSY_WAIT_MAX: Duration = Duration::from_secs(2);
+const BUSY_WAIT_STEP: Duration = Duration::from_millis(20);
+
+impl Front {
+    /// Begins a session. SPEC: end-4a, end-4c.
+    pub(super) async fn start_upload(&self, repository: RepositoryName, algorithm: Algorithm) -> Result<Response<Body>, Error> {
+        let name = repository.clone();
+        let session = self.store.run(move |store| {
+            let upload = store.create_upload(&name, algorithm)?;
+            let session = upload.id();
+            upload.suspend()?;
+            Ok::<_, Error>(session)
+        });
+        let session = session.await?;
+        Ok(self.stands_at(StatusCode::ACCEPTED, &repository, session, 0))
+    }
+
+    /// Takes a blob over from a repository that links it; begins a session when there is none to take. SPEC: end-11.
+    pub(super) async fn mount_blob(
+        &self,
+        repository: RepositoryName,
+        digest: Digest,
+        from: Option<RepositoryName>,
+    ) -> Result<Response<Body>, Error> {
+        if let Some(from) = from {
+            let name = repository.clone();
+            if self.store.run(move |store| store.mount(&from, &name, &digest)).await? {
+                return Ok(self.created(&repository, &digest));
+            }
+        }
+        self.start_upload(repository, digest.algorithm()).await
+    }
+
+    /// Takes a whole blob in one request. SPEC: end-4b.
+    pub(super) async fn push_blob(&self, repository: RepositoryName, digest: Digest, request: Pushed<'_>) -> Result<Response<Body>, Error> {
+        refuse_encoded(request.headers)?;
+        self.check_size(0, announced(request.headers))?;
+        let name = repository.clone();
+        let upload = self.store.run(move |store| store.create_upload(&name, digest.algorithm())).await?;
+        let mut writer = self.writer(upload);
+        // Nobody was told this session's id, so nobody can go on with it.
+        writer.when_dropped = WhenDropped::Cancel;
+        match self.receive(request.body, &mut writer, u64::MAX).await {
+            Ok(_) => writer.finish(digest).await?,
+            Err(error) => {
+                writer.cancel().await;
+                return Err(error);
+            }
+        }
+        Ok(self.created(&repository, &digest))
+    }
+
+    /// Says where a session stands. SPEC: end-13.
+    pub(super) async fn upload_status(&self, repository: RepositoryName, session: Uuid) -> Result<Response<Body>, Error> {
+        let name = repository.clone();
+        let offset = self.store.run(move |store| store.upload_offset(&name, session)).await?;
+        Ok(self.stands_at(StatusCode::NO_CONTENT, &repository, session, offset))
+    }
+
+    /// Adds bytes to a session. SPEC: end-5.
+    pub(super) async fn append_upload(
+        &self,
+        repository: RepositoryName,
+        session: Uuid,
+        request: Pushed<'_>,
+    ) -> Result<Response<Body>, Error> {
+        let writer = self.take(&repository, session, request).await?;
+        let offset = writer.suspend().await?;
+        Ok(self.stands_at(StatusCode::ACCEPTED, &repository, session, offset))
+    }
+
+    /// Adds the last bytes, if any, and makes the session a blob. SPEC: end-6.
+    pub(super) async fn finish_upload(
+        &self,
+        repository: RepositoryName,
+        session: Uuid,
+        digest: Digest,
+        request: Pushed<'_>,
+    ) -> Result<Response<Body>, Error> {
+        let writer = self.take(&repository, session, request).await?;
+        writer.finish(digest).await?;
+        Ok(self.created(&repository, &digest))
+    }
+
+    /// Forgets a session. SPEC: end-14.
+    pub(super) async fn cancel_upload(&self, repository: RepositoryName, session: Uuid) -> Result<Response<Body>, Error> {
+        patiently(&self.store, move |store| store.cancel_upload(&repository, session)).await?;
+        Ok(empty(StatusCode::NO_CONTENT))
+    }
+
+    /// Opens a session and takes the body of a request into it; when that fails, the session is saved or, if it has become too large for
+    /// any blob, forgotten.
+    async fn take(&self, repository: &RepositoryName, session: Uuid, request: Pushed<'_>) -> Result<Writer, Error> {
+        refuse_encoded(request.headers)?;
+        let chunk = match request.headers.get(header::CONTENT_RANGE) {
+            None => None,
+            Some(value) => Some(value.to_str().ok().and_then(chunk).ok_or(Error::ContentRange)?),
+        };
+        let name = repository.clone();
+        let upload = patiently(&self.store, move |store| store.open_upload(&name, session)).await?;
+        let start = upload.offset();
+        let mut writer = self.writer(upload);
+        let announced = announced(request.headers);
+        let location = || self.session(repository, session);
+        let result = match check_chunk(start, announced, chunk) {
+            Err(Misfit::Order) => Err(Error::OutOfOrder { offset: start, location: location() }),
+            Err(Misfit::Size) => Err(Error::WrongSize { offset: start, location: location() }),
+            Ok(()) => self.check_size(start, announced),
+        };
+        let result = match result {
+            Ok(()) => self.receive(request.body, &mut writer, chunk.map_or(u64::MAX, |chunk| chunk.size)).await,
+            Err(refused) => Err(refused),
+        };
+        match (result, chunk) {
+            (Ok(Received::All), chunk) if chunk.is_none_or(|chunk| chunk.size == writer.received) => Ok(writer),
+            (Ok(Received::All | Received::TooMuch), _) => {
+                let offset = writer.suspend().await?;
+                Err(Error::WrongSize { offset, location: location() })
+            }
+            (Err(error @ (Error::BlobTooLarge { .. } | Error::Store(store::Error::TooLarge { .. }))), _) => {
+                writer.cancel().await;
+                Err(error)
+            }
+            (Err(error), _) => {
+                // ORDER: saved before the answer, so that a client that asks next hears the offset that counts.
+                let saved = writer.suspend().await;
+                tracing::debug!(%session, offset = ?saved.ok(), "an upload was interrupted");
+                Err(error)
+            }
+        }
+    }
+
+    /// Moves a body into a session, but not more than `most` bytes; reading stops a batch later at the latest.
+    async fn receive(&self, body: &mut Inflow, writer: &mut Writer, most: u64) -> Result<Received, Error> {
+        loop {
+            let filled = body.fill(&mut writer.batch).await;
+            let left = usize::try_from(most - writer.received).unwrap_or(usize::MAX);
+            let surplus = writer.batch.len() > left;
+            writer.batch.truncate(left);
+            writer.received += writer.batch.len() as u64;
+            self.metrics.http_received_bytes.inc_by(writer.batch.len() as u64);
+            // ORDER: what came before an error is kept, then the error counts.
+            writer.flush().await?;
+            filled?;
+            if surplus || body.is_ended() {
+                writer.settle().await?;
+                return Ok(if surplus { Received::TooMuch } else { Received::All });
+            }
+        }
+    }
+
+    fn check_size(&self, offset: u64, announced: Option<u64>) -> Result<(), Error> {
+        let limit = self.blob_size_max;
+        if announced.is_some_and(|size| size > limit.saturating_sub(offset)) { Err(Error::BlobTooLarge { limit }) } else { Ok(()) }
+    }
+
+    fn writer(&self, upload: Upload) -> Writer {
+        Writer {
+            batch: BytesMut::new(),
+            received: 0,
+            state: State::Idle(upload),
+            when_dropped: WhenDropped::Save,
+            tasks: self.tasks.clone(),
+        }
+    }
+
+    fn session(&self, repository: &RepositoryName, session: Uuid) -> String {
+        self.location(format_args!("{repository}/blobs/uploads/{session}"))
+    }
+
+    fn stands_at(&self, status: StatusCode, repository: &RepositoryName, session: Uuid, offset: u64) -> Response<Body> {
+        let mut response = empty(status);
+        set(&mut response, header::LOCATION, self.session(repository, session));
+        set(&mut response, header::RANGE, uploaded(offset));
+        set(&mut response, "docker-upload-uuid", session);
+        response
+    }
+
+    fn created(&self, repository: &RepositoryName, digest: &Digest) -> Response<Body> {
+        let mut response = empty(StatusCode::CREATED);
+        set(&mut response, header::LOCATION, self.location(format_args!("{repository}/blobs/{digest}")));
+        set_digest(&mut response, digest);
+        response
+    }
+}
+
+/// What came of a body.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Received {
+    /// It is in the session, whole.
+    All,
+    /// It had more than was allowed; as much as was allowed is in the session.
+    TooMuch,
+}
+
+/// How a chunk does not fit.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Misfit {
+    /// It begins elsewhere.
+    Order,
+    /// Its body has another size.
+    Size,
+}
+
+/// Whether a chunk goes on where the session stands, and is what it says it is, as far as can be told before its body (S21).
+fn check_chunk(offset: u64, announced: Option<u64>, chunk: Option<Chunk>) -> Result<(), Misfit> {
+    match chunk {
+        Some(chunk) if chunk.start != offset => Err(Misfit::Order),
+        Some(chunk) if announced.is_some_and(|size| size != chunk.size) => Err(Misfit::Size),
+        Some(_) | None => Ok(()),
+    }
+}
+
+fn announced(headers: &HeaderMap) -> Option<u64> {
+    text(headers, &header::CONTENT_LENGTH).and_then(number)
+}
+
+/// Does something with a session, waiting a moment when another request has it.
+async fn patiently<T: Send + 'static>(
+    store: &Store,
+    work: impl Fn(&Store) -> Result<T, store::Error> + Clone + Send + 'static,
+) -> Result<T, store::Error> {
+    let deadline = Instant::now() + BUSY_WAIT_MAX;
+    loop {
+        match store.run(work.clone()).await {
+            Err(store::Error::UploadBusy) if Instant::now() < deadline => tokio::time::sleep(BUSY_WAIT_STEP).await,
+            done => return done,
+        }
+    }
+}
+
+/// A session in the hands of a request. Dropped, it is saved in the background with every byte that came, or forgotten.
+struct Writer {
+    /// What comes in while the batch before is being written.
+    batch: BytesMut,
+    /// Bytes that this request brought.
+    received: u64,
+    state: State,
+    when_dropped: WhenDropped,
+    tasks: Tasks,
+}
+
+/// What becomes of a session whose request goes away.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum WhenDropped {
+    /// Its client may come back.
+    Save,
+    /// Its client does not know it.
+    Cancel,
+}
+
+enum State {
+    Idle(Upload),
+    Writing(JoinHandle<Written>),
+    Gone,
+}
+
+type Written = (Upload, Result<(), store::Error>);
+
+fn write(mut upload: Upload, batch: BytesMut) -> Written {
+    let result = upload.append(&batch);
+    (upload, result)
+}
+
+impl Writer {
+    /// Starts to write the batch; waits for the one before. Cancel-safe: nothing is lost.
+    async fn flush(&mut self) -> Result<(), store::Error> {
+        self.settle().await?;
+        if self.batch.is_empty() {
+            return Ok(());
+        }
+        if let State::Idle(upload) = std::mem::replace(&mut self.state, State::Gone) {
+            let batch = std::mem::replace(&mut self.batch, BytesMut::with_capacity(BATCH_SIZE));
+            self.state = State::Writing(tokio::task::spawn_blocking(move || write(upload, batch)));
+        }
+        Ok(())
+    }
+
+    /// Waits until what was flushed is written. Cancel-safe.
+    async fn settle(&mut self) -> Result<(), store::Error> {
+        let State::Writing(writing) = &mut self.state else { return Ok(()) };
+        let (upload, result) = writing.await.expect("appending to an upload does not panic");
+        self.state = State::Idle(upload);
+        result
+    }
+
+    /// Saves where the session stands; returns the offset.
+    async fn suspend(mut self) -> Result<u64, store::Error> {
+        let settled = self.settle().await;
+        let upload = self.release();
+        let offset = tokio::task::spawn_blocking(move || upload.suspend()).await.expect("suspending an upload does not panic")?;
+        settled.map(|()| offset)
+    }
+
+    /// Makes the session a blob.
+    async fn finish(mut self, digest: Digest) -> Result<(), store::Error> {
+        self.settle().await?;
+        let upload = self.release();
+        tokio::task::spawn_blocking(move || upload.finish(digest)).await.expect("finishing an upload does not panic").map(|_| ())
+    }
+
+    /// Forgets the session; what could not be removed expires.
+    async fn cancel(mut self) {
+        let _ = self.settle().await;
+        let upload = self.release();
+        let cancelled = tokio::task::spawn_blocking(move || upload.cancel()).await.expect("cancelling an upload does not panic");
+        if let Err(error) = cancelled {
+            tracing::warn!(%error, "an upload session could not be removed; it expires later");
+        }
+    }
+
+    fn release(&mut self) -> Upload {
+        match std::mem::replace(&mut self.state, State::Gone) {
+            State::Idle(upload) => upload,
+            State::Writing(_) | State::Gone => unreachable!("settled before, and released once"),
+        }
+    }
+}
+
+impl Drop for Writer {
+    /// CRASH: a kill before this task ends leaves the session at its last saved offset, as any kill in an upload does.
+    fn drop(&mut self) {
+        let state = std::mem::replace(&mut self.state, State::Gone);
+        if matches!(state, State::Gone) || tokio::runtime::Handle::try_current().is_err() {
+            return;
+        }
+        let batch = std::mem::take(&mut self.batch);
+        let when_dropped = self.when_dropped;
+        self.tasks.spawn("save an interrupted upload", async move {
+            let (upload, result) = match state {
+                State::Idle(upload) => (upload, Ok(())),
+                State::Writing(writing) => writing.await.expect("appending to an upload does not panic"),
+                State::Gone => return,
+            };
+            let saved = tokio::task::spawn_blocking(move || {
+                if when_dropped == WhenDropped::Cancel {
+                    return upload.cancel();
+                }
+                // After a batch that failed the next one would stand at the wrong place.
+                let (upload, result) = if result.is_ok() { write(upload, batch) } else { (upload, result) };
+                upload.suspend()?;
+                result
+            });
+            if let Err(error) = saved.await.expect("suspending an upload does not panic") {
+                tracing::debug!(%error, "an interrupted upload goes on at its last saved offset");
+            }
+        });
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn s21_a_chunk_must_go_on_where_the_session_stands() {
+        let of = |start, size| Some(Chunk { start, size });
+        for (offset, announced, chunk, expected) in [
+            (0, Some(5), None, Ok(())),
+            (0, Some(5), of(0, 5), Ok(())),
+            (5, Some(5), of(5, 5), Ok(())),
+            (5, None, of(5, 5), Ok(())),
+            (5, Some(5), of(0, 5), Err(Misfit::Order)),
+            (5, Some(5), of(4, 5), Err(Misfit::Order)),
+            (5, Some(5), of(6, 5), Err(Misfit::Order)),
+            (0, Some(5), of(u64::MAX, 1), Err(Misfit::Order)),
+            (0, Some(6), of(0, 5), Err(Misfit::Size)),
+            (0, Some(4), of(0, 5), Err(Misfit::Size)),
+            (0, Some(5), of(0, u64::MAX), Err(Misfit::Size)),
+        ] {
+            assert_eq!(check_chunk(offset, announced, chunk), expected, "{offset} {announced:?} {chunk:?}");
+        }
+    }
+}

@@ -1,0 +1,209 @@
+//! Every message, grouped by the stream that carries it.
+//!
+//! Each bidirectional stream begins with one [`Request`]. Enums grow at their end only; structs don't change within a
+//! [`crate::version`].
+//!
+//! ```text
+//! Hello      -> Answer::Hello                       once per connection, by the side that dialled
+//! Join       -> Answer::Joined                      the only stream that a node without membership may open
+//! Sync       -> Update... (stays open)              and Seen... the other way
+//! WhoHas     -> Answer::Holders
+//! ChunkList  -> Answer::ChunkList
+//! Read       -> Answer::Read, then `length` raw bytes
+//! any        -> Answer::Refused
+//! ```
+
+use serde::{Deserialize, Serialize};
+
+use crate::codec::{self, InvalidBytes};
+use crate::digest::Digest;
+use crate::frame::{Frame, Kind};
+use crate::record::{InvalidRecord, Member, Numbered, RawRecord};
+use crate::refusal::Refusal;
+use crate::vector::{Origin, VersionVector};
+
+/// Most digests in one `WhoHas`.
+pub const WHO_HAS_MAX: usize = 1000;
+/// Most bytes in one `Read`.
+pub const READ_MAX: u64 = 16 << 20;
+
+/// What a stream is for.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Request {
+    /// Who is calling.
+    Hello(Hello),
+    /// Let me in.
+    Join(Join),
+    /// What I know: send me what I lack, now and as it is written.
+    Sync(VersionVector),
+    /// Which of these blobs do you have whole? At most [`WHO_HAS_MAX`].
+    WhoHas(Vec<Digest>),
+    /// The BLAKE3 chaining values of a blob above one MiB.
+    ChunkList(Digest),
+    /// Bytes of a blob.
+    Read(Read),
+}
+
+/// The first answer on a stream.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Answer {
+    /// Who was called.
+    Hello(Hello),
+    /// You are a member now.
+    Joined(Joined),
+    /// For each digest asked for: whether it is here.
+    Holders(Vec<bool>),
+    /// The chaining values, in order.
+    ChunkList(Vec<[u8; 32]>),
+    /// So many raw bytes follow.
+    Read {
+        /// Bytes.
+        length: u64,
+    },
+    /// No.
+    Refused(Refusal),
+}
+
+/// What follows on a sync stream.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Update {
+    /// Some of what you lack.
+    Records(Vec<NumberedRecord>),
+    /// That was all up to here: this is what you know now.
+    Caught(VersionVector),
+}
+
+/// Who a node is.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Hello {
+    /// Its cluster.
+    pub cluster: [u8; 16],
+    /// Random, anew at each start: tells a restarted node from a second connection.
+    pub life: u64,
+    /// The program's version, for people.
+    pub program: String,
+    /// Oldest protocol version it speaks.
+    pub oldest: u16,
+    /// Newest protocol version it speaks.
+    pub newest: u16,
+}
+
+/// A stranger's way in.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Join {
+    /// Which token.
+    pub token: [u8; 8],
+    /// Its secret.
+    pub secret: [u8; 16],
+    /// What the node says of itself.
+    pub member: Member,
+}
+
+/// A stranger's welcome.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Joined {
+    /// The cluster.
+    pub cluster: [u8; 16],
+    /// The members by then, the new one included: node id and record.
+    pub members: Vec<([u8; 32], Member)>,
+}
+
+/// A range of a blob: start included.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Read {
+    /// The blob.
+    pub digest: Digest,
+    /// First byte.
+    pub offset: u64,
+    /// Bytes, at most [`READ_MAX`].
+    pub length: u64,
+}
+
+/// A numbered record, as it travels.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NumberedRecord {
+    /// Who numbered it.
+    pub origin: Origin,
+    /// From 1.
+    pub sequence: u64,
+    /// The record.
+    pub record: RawRecord,
+}
+
+/// A message that is sent in frames of one kind.
+pub trait Message: Serialize + serde::de::DeserializeOwned {
+    /// The kind of frame that carries it.
+    const KIND: Kind;
+
+    /// The message as a frame.
+    fn to_frame(&self) -> Frame {
+        Frame { kind: Self::KIND.number(), body: codec::encode(self) }
+    }
+
+    /// Reads the message out of a frame.
+    ///
+    /// # Errors
+    /// The frame is of another kind, or damaged.
+    fn from_frame(frame: &Frame) -> Result<Self, InvalidMessage> {
+        if frame.kind == Self::KIND.number() {
+            Ok(codec::decode(&frame.body)?)
+        } else {
+            Err(InvalidMessage::Kind { expected: Self::KIND.number(), actual: frame.kind })
+        }
+    }
+}
+
+impl Message for Request {
+    const KIND: Kind = Kind::Request;
+}
+
+impl Message for Answer {
+    const KIND: Kind = Kind::Answer;
+}
+
+impl Message for Update {
+    const KIND: Kind = Kind::Update;
+}
+
+/// How far the other side of a sync stream has come.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Seen(pub VersionVector);
+
+impl Message for Seen {
+    const KIND: Kind = Kind::Seen;
+}
+
+/// Why a frame is not the message that was expected.
+#[derive(Debug, thiserror::Error)]
+pub enum InvalidMessage {
+    /// A frame of another kind.
+    #[error("a frame of kind {actual} where kind {expected} was expected")]
+    Kind {
+        /// What should have come.
+        expected: u16,
+        /// What came.
+        actual: u16,
+    },
+    /// The body is damaged.
+    #[error(transparent)]
+    Bytes(#[from] InvalidBytes),
+}
+
+impl From<&Numbered> for NumberedRecord {
+    fn from(numbered: &Numbered) -> Self {
+        Self { origin: numbered.origin, sequence: numbered.sequence, record: numbered.record.to_raw() }
+    }
+}
+
+impl NumberedRecord {
+    /// Understands the record.
+    ///
+    /// # Errors
+    /// As [`RawRecord::parse`].
+    pub fn parse(&self) -> Result<Numbered, InvalidRecord> {
+        Ok(Numbered { origin: self.origin, sequence: self.sequence, record: self.record.parse()? })
+    }
+}
+
+#[cfg(test)]
+mod tests;
