@@ -205,9 +205,12 @@ pub fn with_digest(location: &str, digest: &str) -> String {
     format!("{location}{mark}digest={digest}")
 }
 
+/// The answer, when it has the status that was wished for. Otherwise an error of the kind `InvalidData`, which no broken connection
+/// gives: so a test knows a node that refused from one that died.
 fn accepted(answer: Response, status: u16, doing: &str) -> io::Result<Response> {
     if answer.status == status {
         return Ok(answer);
     }
-    Err(io::Error::other(format!("{doing}: {} {}", answer.status, String::from_utf8_lossy(&answer.body))))
+    let said = format!("{doing}: {} {}", answer.status, String::from_utf8_lossy(&answer.body));
+    Err(io::Error::new(io::ErrorKind::InvalidData, said))
 }
