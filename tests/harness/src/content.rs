@@ -29,7 +29,7 @@ impl Content {
             let size = CHUNK_SIZE.min(self.size - index * CHUNK_SIZE);
             let mut chunk = vec![0; size as usize];
             // Each chunk has a seed of its own, so that equal chunks at different places do not hide a mistake in an offset.
-            Random::new(Random::new(self.seed).next() ^ index.wrapping_mul(0x2545_f491_4f6c_dd1d)).fill(&mut chunk);
+            Random::new(Random::new(self.seed).number() ^ index.wrapping_mul(0x2545_f491_4f6c_dd1d)).fill(&mut chunk);
             chunk.into()
         })
     }
