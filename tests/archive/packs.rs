@@ -9,7 +9,10 @@ use super::{flush, node, registry};
 
 /// Runs a program to its end; what it printed.
 fn run(program: &str, arguments: &[&str]) -> String {
-    let output = Command::new(program).args(arguments).output().unwrap_or_else(|error| panic!("run {program}: {error}; packaging/setup test installs it"));
+    let output = Command::new(program)
+        .args(arguments)
+        .output()
+        .unwrap_or_else(|error| panic!("run {program}: {error}; packaging/setup test installs it"));
     assert!(output.status.success(), "{program} {arguments:?}: {}", String::from_utf8_lossy(&output.stderr));
     String::from_utf8_lossy(&output.stdout).into_owned()
 }

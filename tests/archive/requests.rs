@@ -110,10 +110,7 @@ async fn a_fleet_puts_each_blob_once() {
         (registry(&second).head("/v2/team/app/manifests/v1").await.status == 200).then_some(())
     })
     .await;
-    wait_until("the pack is known there", SOON, async || {
-        (second.cli_json(&["archive", "status"]).await["packs"] == 1).then_some(())
-    })
-    .await;
+    wait_until("the pack is known there", SOON, async || (second.cli_json(&["archive", "status"]).await["packs"] == 1).then_some(())).await;
     registry(&second).push_image("team/app", "v2", &image).await;
     flush(&second).await;
     let sizes: Vec<_> = s3.objects().into_iter().map(|(_, size)| size).collect();

@@ -40,10 +40,8 @@ async fn deletes_spread_and_deleted_tags_stay_deleted() {
     registry(&nodes[1]).request("DELETE", "/v2/team/app/manifests/old", &[], Body::empty()).await.expect(202, "delete the tag");
     nodes[2].start().await;
     for node in &nodes {
-        wait_until("the tag is gone", SOON, async || {
-            (registry(node).head("/v2/team/app/manifests/old").await.status == 404).then_some(())
-        })
-        .await;
+        wait_until("the tag is gone", SOON, async || (registry(node).head("/v2/team/app/manifests/old").await.status == 404).then_some(()))
+            .await;
     }
     // The manifest itself was not deleted.
     registry(&nodes[2]).pull_image("team/app", &image.digest(), &image).await;

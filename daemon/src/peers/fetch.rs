@@ -23,44 +23,65 @@ use crate::store::Staging;
 const ASK: Duration = Duration::from_secs(2);
 /// How long the next chunk may take; the first one also waits for the chunk list.
 const CHUNK: Duration = Duration::from_secs(4);
+/// How often peers are asked when connections broke, and the time between.
+const ROUNDS: usize = 3;
+const PAUSE: Duration = Duration::from_millis(200);
 /// Chunks under way at a time.
 const AHEAD: usize = 8;
 
 /// Fills a staged blob; `false` when no peer has it, or all that did ended early.
+///
+/// Of two connections to a peer one is given up soon after both came up, and a peer that restarts comes back: where a
+/// connection broke, the peers are asked again.
 pub(super) async fn fill(inner: &Inner, staging: &mut Staging) -> Result<bool> {
-    let digest = staging.digest();
-    for holder in holders(inner, digest).await {
-        match fill_from(&holder, staging).await {
-            Ok(()) => return Ok(true),
-            Err(error @ Error::Store(_)) => return Err(error),
-            Err(error) => {
-                if matches!(error, Error::Violation { .. }) {
-                    inner.metrics.bad_chunks.inc();
-                    tracing::warn!(%digest, %error, "a peer's bytes were refused: going on with the next holder");
-                } else {
-                    tracing::info!(%digest, %error, at = staging.offset(), "going on with the next holder");
-                }
+    for _ in 0..ROUNDS {
+        let (holders, mut broken) = holders(inner, staging.digest()).await;
+        for holder in holders {
+            match fill_from(&holder, staging).await {
+                Ok(()) => return Ok(true),
+                Err(error @ Error::Store(_)) => return Err(error),
+                Err(error) => broken |= note(inner, staging, &error),
             }
         }
+        if !broken {
+            return Ok(false);
+        }
+        tokio::time::sleep(PAUSE).await;
     }
     Ok(false)
 }
 
-/// Connected peers that have a blob whole, nearest first.
-async fn holders(inner: &Inner, digest: Digest) -> Vec<Arc<Link>> {
+/// Takes note of a source that is left; says whether it is worth asking again.
+fn note(inner: &Inner, staging: &Staging, error: &Error) -> bool {
+    let (digest, at) = (staging.digest(), staging.offset());
+    if matches!(error, Error::Violation { .. }) {
+        inner.metrics.bad_chunks.inc();
+        tracing::warn!(%digest, at, %error, "a peer's bytes were refused: going on with the next holder");
+    } else {
+        tracing::info!(%digest, at, %error, "going on with the next holder");
+    }
+    matches!(error, Error::Connection { .. })
+}
+
+/// Connected peers that have a blob whole, nearest first; and whether one could not be asked.
+async fn holders(inner: &Inner, digest: Digest) -> (Vec<Arc<Link>>, bool) {
     let asked = inner.links.all().into_iter().map(|link| async move {
         let answer = tokio::time::timeout(ASK, link.connection.ask(&Request::WhoHas(vec![digest]))).await;
-        match answer {
-            Ok(Ok((Answer::Holders(held), _))) if held == [true] => Some(link),
-            _ => None,
-        }
+        (link, answer)
     });
-    let mut holders: Vec<_> = join_all(asked).await.into_iter().flatten().collect();
+    let (mut holders, mut broken) = (Vec::new(), false);
+    for (link, answer) in join_all(asked).await {
+        match answer {
+            Ok(Ok((Answer::Holders(held), _))) if held == [true] => holders.push(link),
+            Ok(Err(Error::Connection { .. })) => broken = true,
+            _ => {}
+        }
+    }
     holders.sort_by_cached_key(|link| {
         let elsewhere = inner.members.zone(&link.connection.peer()).as_deref() != Some(inner.zone.as_str());
         (elsewhere, link.connection.rtt())
     });
-    holders
+    (holders, broken)
 }
 
 async fn fill_from(holder: &Link, staging: &mut Staging) -> Result<()> {
