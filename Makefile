@@ -37,7 +37,7 @@ lint: ## format, clippy and rustdoc, all without a warning
 	packaging/setup build
 	cargo fmt --all --check
 	cargo clippy $(profile) --workspace --all-targets -- -D warnings
-	RUSTDOCFLAGS="-D warnings" cargo doc $(profile) --workspace --no-deps
+	RUSTDOCFLAGS="-D warnings" cargo doc $(profile) --workspace --no-deps --document-private-items
 
 deny: ## licences, sources and banned crates
 	packaging/setup test

@@ -1,6 +1,6 @@
 //! The back office: management over a local socket; health and metrics on the front listener.
 //!
-//! [`public`] answers what load balancers and Prometheus ask on the TCP listener. [`start`] serves the management API, JSON over
+//! [`public()`] answers what load balancers and Prometheus ask on the TCP listener. [`start`] serves the management API, JSON over
 //! HTTP/1.1, on `<data-dir>/larder.sock`: the `larder` command is its only client. Who may open the socket is who may manage the
 //! node; the file system decides that (mode 0600 in a folder of mode 0700), so there is no other authentication.
 //!

@@ -283,3 +283,53 @@ async fn a_restored_node_goes_on_archiving_and_can_be_restored_again() {
     assert_eq!((restored.packs, restored.tags, restored.skipped.len()), (2, 2, 0));
     assert!(pull(&third, b"one").await && pull(&third, b"two").await);
 }
+
+#[tokio::test]
+async fn a_blob_that_nobody_has_is_named_and_archived_when_it_comes() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let (first, second) = (node(&folder.path().join("a"), 1).await, node(&folder.path().join("b"), 2).await);
+    push(&first.store, "v1", &[b"{}", b"late"]);
+    // The records arrive, the blobs don't; the first node has no bucket that the second knows of, so the second archives for it.
+    let (origin, vector) = (first.store.origin(), first.store.vector());
+    second.store.apply(first.store.tail(&origin, 0, 100).expect("readable"), &vector).expect("merged");
+    assert_eq!(second.archive.flush().await.expect("flushed").len(), 1);
+    let mut missing = second.archive.status().await.expect("a status").missing;
+    missing.sort();
+    let mut expected = vec![Digest::sha256(b"{}"), Digest::sha256(b"late")];
+    expected.sort();
+    assert_eq!(missing, expected);
+    // Missing blobs alone are no reason for a pack.
+    assert!(second.archive.flush().await.expect("flushed").is_empty());
+
+    for bytes in [&b"{}"[..], b"late"] {
+        let digest = Digest::sha256(bytes);
+        let link = second.store.link(&app(), &digest).expect("readable").expect("linked");
+        let mut staging = second.store.stage(digest, link).expect("staged");
+        staging.append(Bytes::from_static(bytes)).await.expect("appended");
+        staging.finish().await.expect("the right bytes");
+    }
+    push(&second.store, "v2", &[b"{}"]);
+    assert_eq!(second.archive.flush().await.expect("flushed").len(), 1);
+    assert!(second.archive.status().await.expect("a status").missing.is_empty());
+    assert_eq!(second.store.locations(&Digest::sha256(b"late")).expect("readable").len(), 1);
+}
+
+#[tokio::test]
+async fn the_loop_seals_what_has_waited_long_enough_and_then_rests() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let mut node = node(folder.path(), 1).await;
+    Arc::get_mut(&mut node.archive.inner).expect("not shared yet").settings.max_delay = Duration::from_millis(20);
+    let tasks = Tasks::default();
+    node.archive.start(Arc::new(|_, _| Box::pin(async { false })), &tasks);
+    for round in 1..=2usize {
+        push(&node.store, "v1", &[b"{}", &[round as u8]]);
+        let written = async {
+            while node.store.packs(None, 9).expect("readable").len() < round {
+                tokio::time::sleep(Duration::from_millis(10)).await;
+            }
+        };
+        tokio::time::timeout(Duration::from_secs(20), written).await.expect("a pack in time");
+    }
+    assert!(tasks.stop(Duration::from_secs(5)).await);
+    assert_eq!(node.flaky.keys.lock().expect("no panic").len(), 2);
+}

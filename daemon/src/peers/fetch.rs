@@ -29,13 +29,33 @@ const ASK: Duration = Duration::from_secs(2);
 const MOMENT: Duration = Duration::from_millis(10);
 /// How long the next chunk of one MiB may take, and the chunk list.
 const CHUNK: Duration = Duration::from_secs(4);
+/// How often peers are asked when connections ended meanwhile, and the time between.
+const ROUNDS: usize = 3;
+const PAUSE: Duration = Duration::from_millis(200);
 /// Chunks under way at a time.
 const AHEAD: usize = 8;
 
 /// Fills a staged blob; `false` when no peer has it, or all that did ended early.
+///
+/// Of two connections to a peer one is given up soon after both came up, and a peer that restarts comes back: where a
+/// connection ended meanwhile, the peers are asked again.
 pub(super) async fn fill(inner: &Inner, staging: &mut Staging) -> Result<bool> {
+    for _ in 0..ROUNDS {
+        let links = inner.links.all();
+        if fill_from_any(inner, &links, staging).await? {
+            return Ok(true);
+        }
+        if !links.iter().any(|link| link.connection.is_closed()) {
+            break;
+        }
+        tokio::time::sleep(PAUSE).await;
+    }
+    Ok(false)
+}
+
+async fn fill_from_any(inner: &Inner, links: &[Arc<Link>], staging: &mut Staging) -> Result<bool> {
     let digest = staging.digest();
-    let asked = inner.links.all().into_iter().map(|link| async move { holds(&link, digest).await.then_some(link) });
+    let asked = links.iter().map(|link| async move { holds(link, digest).await.then(|| Arc::clone(link)) });
     let mut asked = asked.collect::<FuturesUnordered<_>>();
     let mut holders = Vec::new();
     let until = Instant::now() + ASK;
@@ -44,18 +64,19 @@ pub(super) async fn fill(inner: &Inner, staging: &mut Staging) -> Result<bool> {
             Ok(()) => return Ok(true),
             Err(error) => error,
         };
+        let at = staging.offset();
         match &error {
             Error::Store(_) => return Err(error),
-            // It has lost the blob meanwhile, or its disk failed: it says so itself.
-            Error::Refused { .. } => tracing::info!(%digest, %error, "going on with the next holder"),
             Error::Violation { .. } => {
                 holder.strike();
                 inner.metrics.bad_chunks.inc();
-                tracing::warn!(%digest, %error, "a peer's bytes were refused: going on with the next holder");
+                tracing::warn!(%digest, at, %error, "a peer's bytes were refused: going on with the next holder");
             }
+            // It has lost the blob meanwhile, or its disk failed: it says so itself.
+            Error::Refused { .. } => tracing::info!(%digest, at, %error, "going on with the next holder"),
             _ => {
                 holder.strike();
-                tracing::info!(%digest, %error, at = staging.offset(), "going on with the next holder");
+                tracing::info!(%digest, at, %error, "going on with the next holder");
             }
         }
     }

@@ -18,7 +18,7 @@ pub(super) struct Place {
 /// The `replicas` owners of a digest, the first of them first; all members when there are fewer.
 pub(super) fn owners(digest: &Digest, members: &[Place], replicas: usize) -> Vec<NodeId> {
     let mut ranked: Vec<_> = members.iter().map(|member| (weight(digest, &member.node), member)).collect();
-    ranked.sort_unstable_by(|a, b| b.0.cmp(&a.0));
+    ranked.sort_unstable_by_key(|(weight, _)| std::cmp::Reverse(*weight));
     let mut zones = HashSet::new();
     let (first_of_zone, others): (Vec<_>, Vec<_>) = ranked.into_iter().partition(|(_, member)| zones.insert(member.zone.as_str()));
     first_of_zone.into_iter().chain(others).take(replicas).map(|(_, member)| member.node).collect()

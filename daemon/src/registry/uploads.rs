@@ -182,7 +182,7 @@ impl Front {
         Writer {
             batch: BytesMut::new(),
             received: 0,
-            state: State::Idle(upload),
+            state: State::Idle(Box::new(upload)),
             when_dropped: WhenDropped::Save,
             tasks: self.tasks.clone(),
         }
@@ -274,14 +274,14 @@ enum WhenDropped {
 }
 
 enum State {
-    Idle(Upload),
+    Idle(Box<Upload>),
     Writing(JoinHandle<Written>),
     Gone,
 }
 
-type Written = (Upload, Result<(), store::Error>);
+type Written = (Box<Upload>, Result<(), store::Error>);
 
-fn write(mut upload: Upload, batch: BytesMut) -> Written {
+fn write(mut upload: Box<Upload>, batch: BytesMut) -> Written {
     let result = upload.append(&batch);
     (upload, result)
 }
@@ -333,7 +333,7 @@ impl Writer {
         }
     }
 
-    fn release(&mut self) -> Upload {
+    fn release(&mut self) -> Box<Upload> {
         match std::mem::replace(&mut self.state, State::Gone) {
             State::Idle(upload) => upload,
             State::Writing(_) | State::Gone => unreachable!("settled before, and released once"),

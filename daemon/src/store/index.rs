@@ -103,6 +103,9 @@ pub(super) struct RecordRow {
     pub record: RawRecord,
 }
 
+/// A key and its row, as they are stored.
+pub(super) type Row = (Box<[u8]>, Box<[u8]>);
+
 /// Rows to write together.
 #[derive(Default)]
 pub(super) struct Batch(WriteBatch);
@@ -161,12 +164,7 @@ impl Index {
     }
 
     /// Rows whose key starts with `prefix`, from `from` on, in order. Stops at the first damaged read.
-    pub(super) fn scan<'a>(
-        &'a self,
-        table: Table,
-        prefix: &[u8],
-        from: &[u8],
-    ) -> impl Iterator<Item = Result<(Box<[u8]>, Box<[u8]>)>> + 'a {
+    pub(super) fn scan<'a>(&'a self, table: Table, prefix: &[u8], from: &[u8]) -> impl Iterator<Item = Result<Row>> + 'a {
         let mut options = ReadOptions::default();
         if let Some(end) = successor(prefix) {
             options.set_iterate_upper_bound(end);

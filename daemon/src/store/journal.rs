@@ -258,11 +258,8 @@ impl Writing<'_> {
         self.index.put_row(&mut self.batch, Table::Meta, META_VECTOR, &self.writer.vector);
         let Self { journal, index, writer, batch, numbered } = self;
         let vector = writer.vector.clone();
-        let written = index.write(batch);
-        if let Err(error) = written {
-            // CRASH: nothing of it was written; its numbers are a gap that no vector of others reaches.
-            return Err(error);
-        }
+        // CRASH: what fails here was not written at all; its numbers stay a gap, which no record fills.
+        index.write(batch)?;
         let ticket = journal.syncer.as_ref().map(Syncer::written);
         drop(writer);
         if let (Some(syncer), Some(ticket)) = (&journal.syncer, ticket) {

@@ -14,7 +14,13 @@ fn origin() -> Origin {
 }
 
 fn member() -> Member {
-    Member { name: "build-07".into(), zone: "north".into(), addresses: vec!["10.0.0.7:5000".into()], bucket: Some("s3://b/p".into()), version: "0.1.0".into() }
+    Member {
+        name: "build-07".into(),
+        zone: "north".into(),
+        addresses: vec!["10.0.0.7:5000".into()],
+        bucket: Some("s3://b/p".into()),
+        version: "0.1.0".into(),
+    }
 }
 
 fn records() -> Vec<(&'static str, Record)> {
@@ -22,11 +28,30 @@ fn records() -> Vec<(&'static str, Record)> {
     let (digest, stamp) = (Digest::sha256(b"manifest"), Stamp { time: HybridTime::from_ms(1_700_000_000_001), node: NodeId([7; 32]) });
     let link = Link { size: 9, root: [3; 32], crc64: 5 };
     let located = Located { digest: Digest::of(Algorithm::Sha512, b"blob"), offset: 512, length: 9 };
-    let archived = Archived { bucket: "s3://b/p".into(), object_key: "p/v1/packs/x/1.tar".into(), size: 4096, created_ms: 2, records: 3, contents: vec![located] };
+    let archived = Archived {
+        bucket: "s3://b/p".into(),
+        object_key: "p/v1/packs/x/1.tar".into(),
+        size: 4096,
+        created_ms: 2,
+        records: 3,
+        contents: vec![located],
+    };
     let record = |key, value| Record { key, value, stamp };
     vec![
-        ("manifest", record(Key::Manifest(repository.clone(), digest), Some(Value::Manifest(Manifest { media_type: "application/json".into(), bytes: b"{}".to_vec() })))),
-        ("tag", record(Key::Tag(repository.clone(), "1.0".parse().expect("tag")), Some(Value::Tag(TagTarget { digest, replaced: Some(stamp) })))),
+        (
+            "manifest",
+            record(
+                Key::Manifest(repository.clone(), digest),
+                Some(Value::Manifest(Manifest { media_type: "application/json".into(), bytes: b"{}".to_vec() })),
+            ),
+        ),
+        (
+            "tag",
+            record(
+                Key::Tag(repository.clone(), "1.0".parse().expect("tag")),
+                Some(Value::Tag(TagTarget { digest, replaced: Some(stamp) })),
+            ),
+        ),
         ("tag-deleted", record(Key::Tag(repository.clone(), "old".parse().expect("tag")), None)),
         ("link", record(Key::Link(repository, located.digest), Some(Value::Link(link)))),
         ("archived", record(Key::Archived(PackId { origin: origin(), sequence: 4 }), Some(Value::Archived(archived)))),
@@ -41,7 +66,11 @@ fn frames() -> Vec<(String, Frame)> {
     let digest = Digest::sha256(b"blob");
     let join = Join { token: [4; 8], secret: [5; 16], member: member() };
     let read = Read { digest, offset: 1 << 20, length: 1 << 20 };
-    let numbered: Vec<_> = records().iter().enumerate().map(|(i, (_, record))| NumberedRecord { origin: origin(), sequence: i as u64 + 1, record: record.to_raw() }).collect();
+    let numbered: Vec<_> = records()
+        .iter()
+        .enumerate()
+        .map(|(i, (_, record))| NumberedRecord { origin: origin(), sequence: i as u64 + 1, record: record.to_raw() })
+        .collect();
     let mut frames = vec![
         ("request-hello", Request::Hello(hello.clone()).to_frame()),
         ("request-join", Request::Join(join).to_frame()),

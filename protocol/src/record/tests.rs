@@ -75,7 +75,14 @@ proptest! {
 #[test]
 fn a_pack_has_a_bounded_number_of_blobs() {
     let located = Located { digest: Digest::sha256(b""), offset: 0, length: 0 };
-    let archived = |count| Archived { bucket: String::new(), object_key: String::new(), size: 0, created_ms: 0, records: 0, contents: vec![located; count] };
+    let archived = |count| Archived {
+        bucket: String::new(),
+        object_key: String::new(),
+        size: 0,
+        created_ms: 0,
+        records: 0,
+        contents: vec![located; count],
+    };
     let read = |count| Value::parse(kind::ARCHIVED, &Value::Archived(archived(count)).to_bytes());
     assert!(read(PACK_CONTENTS_MAX).is_ok());
     assert!(matches!(read(PACK_CONTENTS_MAX + 1), Err(InvalidRecord::TooMany { .. })));

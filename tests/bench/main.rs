@@ -1,0 +1,119 @@
+//! The figures that we promise, measured: a table for people, JSON for machines.
+//!
+//! Requests are counted by the S3 server and memory by the kernel: nothing here is what the daemon says about itself. The JSON
+//! goes to larder.json in the folder `$BENCH_OUT`, or else in `<target>/bench`. A figure above its promise fails the run.
+
+use larder_harness::s3::Operation;
+use larder_harness::{Content, CountingS3, Image, Node, Registry};
+use serde_json::{Value, json};
+use std::path::{Path, PathBuf};
+use std::time::Instant;
+
+const PROGRAM: &str = env!("CARGO_BIN_EXE_larder");
+const PUSH_COUNT: u64 = 100;
+/// With the config, eight blobs: on both sides of what the index keeps itself.
+const LAYER_SIZES: [u64; 7] = [500, 4_000, 20_000, 60_000, 80_000, 120_000, 200_000];
+const LAYER_SIZE: u64 = 1 << 30;
+const MEMORY_MAX: u64 = 200 << 20;
+const MIB: f64 = (1 << 20) as f64;
+
+/// One line of the table.
+struct Figure {
+    what: &'static str,
+    value: f64,
+    unit: &'static str,
+    promise: Option<f64>,
+}
+
+impl Figure {
+    fn new(what: &'static str, value: f64, unit: &'static str) -> Self {
+        Self { what, value, unit, promise: None }
+    }
+
+    fn at_most(self, promise: f64) -> Self {
+        Self { promise: Some(promise), ..self }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_promised_figures_hold() {
+    // One after the other: they would disturb each other.
+    let mut figures = requests().await;
+    figures.extend(memory().await);
+    print(&figures);
+    let path = write(&figures);
+    println!("written to {}", path.display());
+    for figure in &figures {
+        assert!(figure.promise.is_none_or(|promise| figure.value <= promise), "{}: {} {}", figure.what, figure.value, figure.unit);
+    }
+}
+
+/// 100 pushes of an image of eight blobs within one delay, then the flush that the delay would have brought.
+async fn requests() -> Vec<Figure> {
+    let s3 = CountingS3::start().await;
+    let node = Node::builder(PROGRAM).name("requests").s3(&s3, "bench").env("LARDER_ARCHIVE__MAX_DELAY", "1h").start().await;
+    let registry = Registry::new(node.url());
+    let begin = Instant::now();
+    for push in 0..PUSH_COUNT {
+        registry.push_image("team/app", &format!("build-{push}"), &Image::from_seed(push, &LAYER_SIZES)).await;
+    }
+    let seconds = begin.elapsed().as_secs_f64();
+    node.cli(&["archive", "flush"]).await.unwrap_or_else(|error| panic!("flush: {error}\n{}", node.log_tail()));
+    let objects = s3.objects();
+    let (puts, all) = (s3.count(Operation::Put), s3.requests().len());
+    vec![
+        Figure::new("pushes of an image of 8 blobs", PUSH_COUNT as f64, ""),
+        Figure::new("a push took", seconds * 1000.0 / PUSH_COUNT as f64, "ms"),
+        Figure::new("packs in the bucket", objects.len() as f64, "").at_most(1.0),
+        Figure::new("bytes in the bucket", objects.iter().map(|(_, size)| *size as f64).sum::<f64>() / MIB, "MiB"),
+        Figure::new("PUT requests to S3", puts as f64, "").at_most(objects.len() as f64),
+        Figure::new("other requests to S3", (all - puts) as f64, "").at_most(0.0),
+    ]
+}
+
+/// A layer of 1 GiB, pushed and pulled; the peak is that of the whole process from its start on.
+async fn memory() -> Vec<Figure> {
+    let node = Node::builder(PROGRAM).name("memory").archive("none").start().await;
+    let registry = Registry::new(node.url());
+    let content = Content::new(1, LAYER_SIZE);
+    let idle = node.memory_peak_bytes();
+    let begin = Instant::now();
+    registry.try_push_blob("team/big", content).await.expect("push 1 GiB");
+    let push_seconds = begin.elapsed().as_secs_f64();
+    let pushed = node.memory_peak_bytes();
+    let begin = Instant::now();
+    let pulled = registry.pull_blob("team/big", &content.digest()).await.expect("pull 1 GiB");
+    let pull_seconds = begin.elapsed().as_secs_f64();
+    assert_eq!((pulled.size, pulled.digest), (LAYER_SIZE, content.digest()));
+    let both = node.memory_peak_bytes();
+    vec![
+        Figure::new("peak memory of an idle node", idle as f64 / MIB, "MiB"),
+        Figure::new("peak memory after a push of 1 GiB", pushed as f64 / MIB, "MiB").at_most(MEMORY_MAX as f64 / MIB),
+        Figure::new("peak memory after its pull", both as f64 / MIB, "MiB").at_most(MEMORY_MAX as f64 / MIB),
+        Figure::new("push, with the client making and hashing it", LAYER_SIZE as f64 / MIB / push_seconds, "MiB/s"),
+        Figure::new("pull, with the client hashing it", LAYER_SIZE as f64 / MIB / pull_seconds, "MiB/s"),
+    ]
+}
+
+fn print(figures: &[Figure]) {
+    println!();
+    for Figure { what, value, unit, promise } in figures {
+        let promise = promise.map_or(String::new(), |promise| format!("at most {promise}"));
+        println!("{what:<46} {value:>10.1} {unit:<6} {promise}");
+    }
+    println!();
+}
+
+fn write(figures: &[Figure]) -> PathBuf {
+    let target = Path::new(PROGRAM).ancestors().nth(2).expect("the program is in target/release");
+    let folder = std::env::var_os("BENCH_OUT").map_or_else(|| target.join("bench"), PathBuf::from);
+    let path = folder.join("larder.json");
+    let entries: Vec<Value> = figures
+        .iter()
+        .map(|figure| json!({"what": figure.what, "value": figure.value, "unit": figure.unit, "promise": figure.promise}))
+        .collect();
+    std::fs::create_dir_all(&folder).unwrap_or_else(|error| panic!("make {}: {error}", folder.display()));
+    let text = serde_json::to_string_pretty(&json!({ "figures": entries })).expect("figures are JSON");
+    std::fs::write(&path, text + "\n").unwrap_or_else(|error| panic!("write {}: {error}", path.display()));
+    path
+}

@@ -1,0 +1,6 @@
+//! What a node holds after it died: at random moments of concurrent pushes, and at each named step of a commit.
+
+mod failpoints;
+mod folder;
+mod kills;
+mod ledger;

@@ -1,0 +1,46 @@
+//! Random numbers that a printed seed repeats.
+
+use std::time::{SystemTime, UNIX_EPOCH};
+
+/// A small generator (splitmix64): good enough to vary a test, the same on every machine, not secret.
+#[derive(Debug, Clone)]
+pub struct Random {
+    state: u64,
+}
+
+impl Random {
+    /// The generator of `seed`.
+    pub fn new(seed: u64) -> Self {
+        Self { state: seed }
+    }
+
+    /// Takes the seed from LARDER_TEST_SEED or else from the clock, and prints it: cargo shows it when the test fails.
+    pub fn printed(test: &str) -> Self {
+        let given = std::env::var("LARDER_TEST_SEED").ok().map(|seed| seed.parse().expect("LARDER_TEST_SEED is a number"));
+        let seed = given.unwrap_or_else(|| SystemTime::now().duration_since(UNIX_EPOCH).map_or(1, |time| time.as_nanos() as u64));
+        println!("{test}: LARDER_TEST_SEED={seed}");
+        Self::new(seed)
+    }
+
+    /// The next number.
+    pub fn number(&mut self) -> u64 {
+        self.state = self.state.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut mixed = self.state;
+        mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        mixed ^ (mixed >> 31)
+    }
+
+    /// A number below `end`, which is not 0.
+    pub fn below(&mut self, end: u64) -> u64 {
+        self.number() % end
+    }
+
+    /// Fills `bytes`.
+    pub fn fill(&mut self, bytes: &mut [u8]) {
+        for part in bytes.chunks_mut(8) {
+            let number = self.number().to_le_bytes();
+            part.copy_from_slice(&number[..part.len()]);
+        }
+    }
+}
