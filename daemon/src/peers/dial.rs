@@ -1,97 +1,112 @@
 //! Keeping connections up: to every member that has an address and none yet.
 //!
-//! Addresses come from `Member` records and join tokens only; nothing else that a peer says becomes a dial target.
+//! Addresses come from `Member` records and join tokens only; nothing else that a peer says becomes a dial target. Each call
+//! is a task of its own: a node that doesn't answer delays nobody else's.
 
 use std::collections::HashMap;
-use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use larder_protocol::message::{Answer, Hello, Request};
-use larder_protocol::refusal::Refusal;
+use larder_protocol::message::{Answer, Request};
 use larder_protocol::stamp::NodeId;
-use larder_protocol::version;
+use tokio::task::JoinSet;
 
 use super::endpoint::Connection;
 use super::error::{Error, Result};
-use super::links::Link;
-use super::{Inner, Peers, join, serve, sync};
+use super::greet::{self, HELLO};
+use super::{Inner, Peers};
 
-/// How long after the first failure a member is dialled again; doubled up to the last.
+/// How long after the first call a member is called again; doubled up to the last.
 const BACKOFF: (Duration, Duration) = (Duration::from_millis(200), Duration::from_secs(5));
+/// A connection that was up for so long clears its member's record of calls.
+const STEADY: Duration = Duration::from_secs(10);
 /// How often the members without a connection are looked at.
-const LOOK: Duration = Duration::from_millis(500);
-/// How long a hello may take.
-const HELLO: Duration = Duration::from_secs(5);
-/// Most addresses of one member that are tried.
-const ADDRESSES_MAX: usize = 8;
-/// Peers that are shaking hands at a time.
-const HANDSHAKES_MAX: usize = 64;
+const LOOK: Duration = Duration::from_millis(100);
+/// Most addresses of one member that are tried, and most that a name may mean.
+pub(super) const ADDRESSES_MAX: usize = 8;
+/// Calls under way at a time.
+const CALLS_MAX: usize = 32;
 
-/// Takes in who calls.
-pub(super) async fn accept(peers: Peers) {
-    let stopping = peers.inner.tasks.stopping();
-    let handshakes = Arc::new(tokio::sync::Semaphore::new(HANDSHAKES_MAX));
-    loop {
-        let handshake = tokio::select! {
-            _ = stopping.cancelled() => return,
-            handshake = peers.inner.endpoint.accept() => match handshake {
-                Some(handshake) => handshake,
-                None => return,
-            },
-        };
-        // Beyond that, who calls waits in the kernel's buffer and calls again.
-        let Ok(permit) = Arc::clone(&handshakes).acquire_owned().await else { return };
-        let peers = peers.clone();
-        tokio::spawn(async move {
-            let connection = handshake.await;
-            let Some(connection) = connection else { return };
-            if !peers.inner.members.is_member(&connection.peer()) {
-                join::hear(&peers.inner, &connection).await;
-                return;
-            }
-            let greeted = tokio::time::timeout(HELLO, greeted(&peers.inner, &connection)).await;
-            drop(permit);
-            match greeted {
-                Ok(Ok(life)) => keep(&peers, connection, None, life).await,
-                Ok(Err(error)) => tracing::info!(%error, "a member's call came to nothing"),
-                Err(_) => connection.close("no hello"),
-            }
-        });
+/// When each member may be called again.
+#[derive(Debug, Default)]
+struct Backoff(HashMap<NodeId, Wait>);
+
+#[derive(Debug)]
+struct Wait {
+    calling: bool,
+    until: Instant,
+    pause: Duration,
+    /// Where it was called: at a new address it is called at once.
+    addresses: Vec<String>,
+    /// What went wrong the last time.
+    why: String,
+}
+
+impl Backoff {
+    fn is_due(&self, node: &NodeId, addresses: &[String], now: Instant) -> bool {
+        self.0.get(node).is_none_or(|wait| !wait.calling && (wait.until <= now || wait.addresses != addresses))
+    }
+
+    /// A call begins. `spread`, from 0 to 1, lengthens the pause, so that not everyone calls at once after an outage.
+    fn begin(&mut self, node: NodeId, addresses: &[String], now: Instant, spread: f64) {
+        let last = self.0.remove(&node);
+        let pause = last.as_ref().map_or(BACKOFF.0, |wait| (wait.pause * 2).min(BACKOFF.1));
+        let until = now + pause.mul_f64(1.0 + spread / 4.0);
+        let why = last.map(|wait| wait.why).unwrap_or_default();
+        self.0.insert(node, Wait { calling: true, until, pause, addresses: addresses.to_owned(), why });
+    }
+
+    /// A call has ended; says whether it failed in a way that the last one did not.
+    fn end(&mut self, node: &NodeId, failed: Option<&str>) -> bool {
+        let Some(wait) = self.0.get_mut(node) else { return false };
+        wait.calling = false;
+        let why = failed.unwrap_or_default();
+        !std::mem::replace(&mut wait.why, why.to_owned()).eq(why) && failed.is_some()
+    }
+
+    fn forget(&mut self, node: &NodeId) {
+        self.0.remove(node);
     }
 }
 
 /// Dials members that have no connection.
 pub(super) async fn dial(peers: Peers) {
-    let stopping = peers.inner.tasks.stopping();
-    // When to dial a member again, and how long to wait after that.
-    let mut waiting: HashMap<NodeId, (Instant, Duration)> = HashMap::new();
+    let inner = &peers.inner;
+    let stopping = inner.tasks.stopping();
+    let mut backoff = Backoff::default();
+    let mut calls = JoinSet::new();
     loop {
-        let members = peers.inner.members.others();
-        waiting.retain(|node, _| members.iter().any(|(member, _)| member == node));
-        let due = members.into_iter().filter(|(node, member)| {
-            !member.addresses.is_empty()
-                && peers.inner.links.get(node).is_none()
-                && waiting.get(node).is_none_or(|(at, _)| *at <= Instant::now())
-        });
-        let attempts = due.map(|(node, member)| {
-            let peers = peers.clone();
-            async move { (node, call(&peers, node, &member.addresses).await) }
-        });
-        for (node, called) in futures_util::future::join_all(attempts).await {
-            let Err(why) = called else {
-                waiting.remove(&node);
+        let members = inner.members.others();
+        backoff.0.retain(|node, wait| wait.calling || members.iter().any(|(member, _)| member == node));
+        for (node, member) in members {
+            if let Some(link) = inner.links.get(&node) {
+                if link.age() >= STEADY {
+                    backoff.forget(&node);
+                }
                 continue;
-            };
-            tracing::debug!(peer = ?node, why, "not reached");
-            let pause = waiting.get(&node).map_or(BACKOFF.0, |(_, pause)| (*pause * 2).min(BACKOFF.1));
-            // Not all at once after an outage: spread by this node's id.
-            let jitter = pause.mul_f64(f64::from(peers.inner.identity.node().0[0]) / 1024.0);
-            waiting.insert(node, (Instant::now() + pause + jitter, pause));
+            }
+            let now = Instant::now();
+            if member.addresses.is_empty() || calls.len() >= CALLS_MAX || !backoff.is_due(&node, &member.addresses, now) {
+                continue;
+            }
+            backoff.begin(node, &member.addresses, now, f64::from(inner.identity.node().0[0]) / 255.0);
+            let peers = peers.clone();
+            calls.spawn(async move { (node, call(&peers, node, &member.addresses).await) });
         }
         tokio::select! {
             _ = stopping.cancelled() => return,
-            _ = peers.inner.redial.notified() => waiting.clear(),
+            _ = inner.redial.notified() => {}
             _ = tokio::time::sleep(LOOK) => {}
+            Some(called) = calls.join_next() => {
+                let (node, called) = called.expect("a call does not panic");
+                let failed = called.err().map(|error| (matches!(error, Error::Refused { .. }), error.to_string()));
+                let is_news = backoff.end(&node, failed.as_ref().map(|(_, why)| why.as_str()));
+                match failed {
+                    Some((true, why)) if is_news => tracing::warn!(peer = ?node, why, "a member does not talk to this node; trying on"),
+                    Some((false, why)) if is_news => tracing::info!(peer = ?node, why, "not reached; trying on"),
+                    Some((_, why)) => tracing::debug!(peer = ?node, why, "not reached"),
+                    None => {}
+                }
+            }
         }
     }
 }
@@ -110,102 +125,56 @@ pub(super) async fn reach(inner: &Inner, node: NodeId, addresses: &[String]) -> 
         for socket in resolved.take(ADDRESSES_MAX) {
             match inner.endpoint.dial(node, socket).await {
                 Ok(connection) => return Ok(connection),
-                Err(error) => tried.push(format!("{socket} ({error})")),
+                Err(why) => tried.push(format!("{socket} ({why})")),
             }
         }
     }
     Err(if tried.is_empty() { "no address".to_owned() } else { tried.join(", ") })
 }
 
-async fn call(peers: &Peers, node: NodeId, addresses: &[String]) -> std::result::Result<(), String> {
+async fn call(peers: &Peers, node: NodeId, addresses: &[String]) -> Result<()> {
     let inner = &peers.inner;
-    let connection = reach(inner, node, addresses).await?;
+    let failed = |why: String| Error::Connection { doing: "connect to", peer: node, why };
+    let connection = reach(inner, node, addresses).await.map_err(failed)?;
     let hello = Request::Hello(inner.hello());
-    let answer = tokio::time::timeout(HELLO, connection.ask(&hello)).await.map_err(|_| "no hello".to_owned())?;
-    let life = match answer {
-        Ok((Answer::Hello(theirs), _)) => welcome(inner, &theirs).map_err(|refusal| refusal.meaning().to_owned())?,
-        Ok(_) => return Err("it answered a hello with something else".to_owned()),
-        Err(error) => return Err(error.to_string()),
+    let answer = tokio::time::timeout(HELLO, connection.ask(&hello)).await.map_err(|_| failed("no hello".to_owned()))??;
+    let (Answer::Hello(theirs), _) = answer else {
+        return Err(Error::Violation { peer: node, what: "something else than a hello".to_owned() });
     };
-    let peers = peers.clone();
-    tokio::spawn(async move { keep(&peers, connection, Some(peers.inner.identity.node()), life).await });
+    let life = greet::welcome(inner, &theirs).map_err(|refusal| Error::Refused { peer: node, refusal })?;
+    let dialler = inner.identity.node();
+    peers.spawn(greet::keep(peers.clone(), connection, dialler, life));
     Ok(())
 }
 
-/// Answers the hello of who called; its life.
-async fn greeted(inner: &Inner, connection: &Connection) -> Result<u64> {
-    let mut stream = connection.accept().await?;
-    let Some(Request::Hello(theirs)) = stream.receive.message::<Request>().await? else {
-        return Err(Error::Violation { peer: connection.peer(), what: "something else than a hello".to_owned() });
-    };
-    let answer = match welcome(inner, &theirs) {
-        Ok(_) => Answer::Hello(inner.hello()),
-        Err(refusal) => Answer::Refused(refusal),
-    };
-    stream.send.message(&answer).await?;
-    stream.send.finish();
-    match answer {
-        Answer::Refused(refusal) => Err(Error::Refused { peer: connection.peer(), refusal }),
-        _ => Ok(theirs.life),
-    }
-}
+#[cfg(test)]
+mod tests {
+    use super::*;
 
-/// Whether two nodes can talk; the other's life.
-fn welcome(inner: &Inner, theirs: &Hello) -> std::result::Result<u64, Refusal> {
-    if theirs.cluster != inner.store.cluster() {
-        return Err(Refusal::OTHER_CLUSTER);
-    }
-    version::agree(theirs.oldest, theirs.newest).map(|_| theirs.life).ok_or(Refusal::VERSION)
-}
-
-/// Uses a connection until it ends. `dialler`: `None` when the peer called.
-async fn keep(peers: &Peers, connection: Connection, dialler: Option<NodeId>, life: u64) {
-    let inner = &peers.inner;
-    let peer = connection.peer();
-    let Some(link) = inner.links.add(Link::new(connection, dialler.unwrap_or(peer), life)) else { return };
-    tracing::info!(?peer, "connected");
-    inner.metrics.peers_connected.set(inner.links.all().len() as i64);
-    tokio::select! {
-        why = link.connection.closed() => tracing::info!(?peer, why, "disconnected"),
-        _ = pull(inner, &link) => {}
-        _ = answer(peers, &link) => {}
-    }
-    link.connection.close("done");
-    inner.links.remove(&link);
-    inner.metrics.peers_connected.set(inner.links.all().len() as i64);
-    inner.redial.notify_one();
-}
-
-/// Pulls records, again after every failure of the stream.
-async fn pull(inner: &Inner, link: &Arc<Link>) {
-    loop {
-        match sync::pull(inner, link).await {
-            Err(error @ Error::Violation { .. }) => {
-                tracing::warn!(%error, "sync ended");
-                return;
+    #[test]
+    fn a_member_that_never_answers_is_called_ever_less_often_and_at_a_new_address_at_once() {
+        let (node, start) = (NodeId([1; 32]), Instant::now());
+        let (old, new) = (["a:1".to_owned()], ["b:1".to_owned()]);
+        let mut backoff = Backoff::default();
+        let (mut now, mut calls) = (start, 0);
+        while now < start + Duration::from_secs(60) {
+            if backoff.is_due(&node, &old, now) {
+                backoff.begin(node, &old, now, 1.0);
+                assert!(!backoff.is_due(&node, &old, now + STEADY), "one call at a time");
+                assert_eq!(backoff.end(&node, Some("timeout")), calls == 0, "the same failure is told once");
+                calls += 1;
             }
-            Err(error @ Error::Store(_)) => tracing::warn!(%error, "sync ended, and will begin again"),
-            Ok(()) | Err(_) => {}
+            now += Duration::from_millis(50);
         }
-        tokio::time::sleep(BACKOFF.1).await;
-    }
-}
-
-/// Answers the peer's streams, each in a task of its own; how many it may open is limited by the endpoint.
-async fn answer(peers: &Peers, link: &Arc<Link>) {
-    let mut answers = tokio::task::JoinSet::new();
-    loop {
-        tokio::select! {
-            stream = link.connection.accept() => {
-                let Ok(stream) = stream else { return };
-                let (peers, link) = (peers.clone(), Arc::clone(link));
-                answers.spawn(async move {
-                    if let Err(error) = serve::answer(&peers.inner, &link, stream).await {
-                        tracing::debug!(%error, "a peer's request was not answered whole");
-                    }
-                });
-            }
-            Some(_) = answers.join_next() => {}
-        }
+        // Five while the pause grows, then one in six seconds.
+        assert!((10..=16).contains(&calls), "{calls} calls in a minute");
+        assert!(!backoff.is_due(&node, &old, now) || backoff.is_due(&node, &new, now));
+        backoff.begin(node, &old, now, 0.0);
+        backoff.end(&node, None);
+        assert!(!backoff.is_due(&node, &old, now) && backoff.is_due(&node, &new, now));
+        // One whose connections come up and break at once is not called in a circle.
+        assert!(backoff.0[&node].pause >= BACKOFF.1);
+        backoff.forget(&node);
+        assert!(backoff.is_due(&node, &old, now));
     }
 }

@@ -1,7 +1,10 @@
 //! The QUIC endpoint, its connections and streams; the only file that knows quinn.
 //!
 //! TLS 1.3 with raw public keys on both sides. A server takes the keys that its [`Gate`] lets in and fails the handshake of
-//! all others; a client takes the one key it wants to reach. Addresses are validated by a Retry before a byte is kept.
+//! all others; a client takes the one key it wants to reach. Addresses are validated by a Retry before a byte is kept. Sessions
+//! are never resumed: a ticket would lead past the gate.
+//!
+//! Who calls may open one stream and send a little, until [`Connection::trust`] lifts that for a member.
 //!
 //! Windows: quinn gives up a connection with more than 1,024 gaps in one stream, so a stream's window stays below that
 //! number of packets; throughput comes from several streams.
@@ -28,16 +31,26 @@ use super::identity::{Identity, node_of, spki_of};
 
 /// Bytes that one stream may have under way: below 1,024 gaps of two packets.
 const STREAM_WINDOW: u32 = 2_400_000;
-/// Bytes that one connection may have under way.
-const CONNECTION_WINDOW: u32 = 32 << 20;
-/// Streams that a peer may have open.
+/// Bytes that a member may have under way to this node.
+const RECEIVE_WINDOW: u32 = 32 << 20;
+/// Bytes that are kept for a peer that has not acknowledged them.
+const SEND_WINDOW: u32 = 8 << 20;
+/// Streams that a member may have open.
 const STREAMS_MAX: u32 = 256;
+/// The same for who has called and is not known to be a member yet: a hello or a join.
+const STRANGER_RECEIVE_WINDOW: u32 = 64 << 10;
+const STRANGER_STREAMS_MAX: u32 = 1;
+/// Calls that wait to be taken; further ones are refused.
+const INCOMING_MAX: usize = 256;
+/// Bytes kept of one call that waits, and of all.
+const INCOMING_BUFFER: u64 = 16 << 10;
+const INCOMING_BUFFER_TOTAL: u64 = 1 << 20;
 /// A connection on which nothing was heard for so long is gone.
 const IDLE: Duration = Duration::from_secs(20);
 /// Often enough to keep a NAT's mapping.
 const KEEP_ALIVE: Duration = Duration::from_secs(5);
 /// A handshake that takes longer is given up.
-const HANDSHAKE: Duration = Duration::from_secs(10);
+const HANDSHAKE: Duration = Duration::from_secs(5);
 /// A body's buffer grows by this much at a time, whatever length was claimed.
 const BODY_STEP: usize = 64 << 10;
 /// What the kernel is asked to hold of received datagrams.
@@ -97,9 +110,12 @@ impl Endpoint {
             .with_client_cert_verifier(Arc::new(verifier))
             .with_cert_resolver(Arc::new(rustls::server::AlwaysResolvesServerRawPublicKeys::new(Arc::clone(&key))));
         tls.alpn_protocols = vec![ALPN.to_vec()];
+        tls.session_storage = Arc::new(rustls::server::NoServerSessionStorage {});
+        tls.send_tls13_tickets = 0;
         let mut server =
             quinn::ServerConfig::with_crypto(Arc::new(QuicServerConfig::try_from(tls).expect("the provider has QUIC's first cipher")));
-        server.transport_config(transport());
+        server.transport_config(transport(STRANGER_STREAMS_MAX, STRANGER_RECEIVE_WINDOW));
+        server.max_incoming(INCOMING_MAX).incoming_buffer_size(INCOMING_BUFFER).incoming_buffer_size_total(INCOMING_BUFFER_TOTAL);
 
         let failed = |doing| move |source| Error::Listen { doing, source };
         let socket = UdpSocket::bind(listen).map_err(failed("open the UDP port"))?;
@@ -145,12 +161,19 @@ impl Endpoint {
             .with_client_cert_resolver(Arc::new(rustls::client::AlwaysResolvesClientRawPublicKeys::new(Arc::clone(&self.key))));
         tls.alpn_protocols = vec![ALPN.to_vec()];
         tls.enable_sni = false;
+        tls.resumption = rustls::client::Resumption::disabled();
         let mut client = quinn::ClientConfig::new(Arc::new(QuicClientConfig::try_from(tls).expect("the provider has QUIC's first cipher")));
-        client.transport_config(transport());
+        client.transport_config(transport(STREAMS_MAX, RECEIVE_WINDOW));
         let connecting = self.endpoint.connect_with(client, address, "larder").map_err(|error| failed(error.to_string()))?;
         let connection = tokio::time::timeout(HANDSHAKE, connecting).await.map_err(|_| failed("no answer".to_owned()))?;
         let connection = connection.map_err(|error| failed(error.to_string()))?;
         Connection::proven(connection).ok_or_else(|| failed("it showed no key".to_owned()))
+    }
+
+    /// Where the port is, which the system may have chosen.
+    #[cfg(test)]
+    pub(super) fn address(&self) -> SocketAddr {
+        self.endpoint.local_addr().expect("the port is open")
     }
 
     /// Says goodbye to everyone and closes the port.
@@ -170,6 +193,12 @@ impl Connection {
     /// Who is on the other side.
     pub(super) fn peer(&self) -> NodeId {
         self.peer
+    }
+
+    /// Lets a member that called do what members may.
+    pub(super) fn trust(&self) {
+        self.connection.set_receive_window(RECEIVE_WINDOW.into());
+        self.connection.set_max_concurrent_bi_streams(STREAMS_MAX.into());
     }
 
     /// Opens a stream and sends the message that says what it is for.
@@ -288,12 +317,12 @@ fn broken(peer: NodeId, why: impl ToString) -> Error {
     Error::Connection { doing: "talk to", peer, why: why.to_string() }
 }
 
-fn transport() -> Arc<quinn::TransportConfig> {
+fn transport(streams: u32, receive_window: u32) -> Arc<quinn::TransportConfig> {
     let mut transport = quinn::TransportConfig::default();
     transport.stream_receive_window(STREAM_WINDOW.into());
-    transport.receive_window(CONNECTION_WINDOW.into());
-    transport.send_window(CONNECTION_WINDOW.into());
-    transport.max_concurrent_bidi_streams(STREAMS_MAX.into());
+    transport.receive_window(receive_window.into());
+    transport.send_window(SEND_WINDOW.into());
+    transport.max_concurrent_bidi_streams(streams.into());
     transport.max_concurrent_uni_streams(0u32.into());
     transport.max_idle_timeout(Some(IDLE.try_into().expect("seconds fit")));
     transport.keep_alive_interval(Some(KEEP_ALIVE));

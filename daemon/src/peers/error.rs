@@ -70,6 +70,20 @@ pub enum Error {
     /// A token whose time is over.
     #[error("the join token has expired; make another with `larder token`")]
     TokenExpired,
+    /// A token of this node's own cluster, shown to itself.
+    #[error("this node made the token itself; run `larder join` on the node that shall join")]
+    OwnToken,
+    /// The issuer was reached and hung up before it had said anything.
+    #[error(
+        "{} lets no stranger in: the token was used already, has expired or was withdrawn; make another with `larder token` ({why})",
+        short(issuer)
+    )]
+    NotLetIn {
+        /// Who made the token.
+        issuer: NodeId,
+        /// How the connection ended.
+        why: String,
+    },
     /// As many tokens wait as may.
     #[error("{max} join tokens are waiting to be used; use them, or let them expire")]
     TooManyTokens {

@@ -1,18 +1,22 @@
 //! Fetching a blob: who has it, then chunk by chunk, each checked before it goes anywhere.
 //!
-//! All connected peers are asked at once who has the blob whole; holders are tried in order of nearness: this zone first,
-//! then by measured round trip. Of one holder [`AHEAD`] chunks are under way at a time, and they are appended in order. A holder that is
-//! slow, dies or lies is left, and the next one goes on from the bytes that are there.
+//! All connected peers are asked at once who has the blob whole. The first that has it is read from as soon as nearer ones
+//! have had a moment to answer as well; a peer that is silent delays nobody. Near means: no strikes, then this zone, then
+//! the measured round trip. Of one holder [`AHEAD`] chunks are under way at a time, and they are appended in order while
+//! the next ones arrive. A holder that is slow, dies or lies gets a strike and is left, and the next one goes on from the bytes
+//! that are there.
 
 use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use futures_util::StreamExt;
-use futures_util::future::join_all;
+use futures_util::future::{Future, join};
+use futures_util::stream::{FuturesUnordered, Stream};
+use futures_util::{StreamExt, pin_mut};
 use larder_protocol::digest::{CHUNK_SIZE, ChunkList, Digest, tree_hash};
 use larder_protocol::message::{Answer, Read, Request};
 use larder_protocol::record::Link as BlobLink;
+use tokio::time::{Instant, timeout, timeout_at};
 
 use super::Inner;
 use super::error::{Error, Result};
@@ -21,9 +25,11 @@ use crate::store::Staging;
 
 /// How long peers have to say whether they hold a blob.
 const ASK: Duration = Duration::from_secs(2);
-/// How long the next chunk may take; the first one also waits for the chunk list.
+/// How long nearer peers have to say so once one does.
+const MOMENT: Duration = Duration::from_millis(10);
+/// How long the next chunk of one MiB may take, and the chunk list.
 const CHUNK: Duration = Duration::from_secs(4);
-/// How often peers are asked when connections broke, and the time between.
+/// How often peers are asked when connections ended meanwhile, and the time between.
 const ROUNDS: usize = 3;
 const PAUSE: Duration = Duration::from_millis(200);
 /// Chunks under way at a time.
@@ -32,89 +38,128 @@ const AHEAD: usize = 8;
 /// Fills a staged blob; `false` when no peer has it, or all that did ended early.
 ///
 /// Of two connections to a peer one is given up soon after both came up, and a peer that restarts comes back: where a
-/// connection broke, the peers are asked again.
+/// connection ended meanwhile, the peers are asked again.
 pub(super) async fn fill(inner: &Inner, staging: &mut Staging) -> Result<bool> {
     for _ in 0..ROUNDS {
-        let (holders, mut broken) = holders(inner, staging.digest()).await;
-        for holder in holders {
-            match fill_from(&holder, staging).await {
-                Ok(()) => return Ok(true),
-                Err(error @ Error::Store(_)) => return Err(error),
-                Err(error) => broken |= note(inner, staging, &error),
-            }
+        let links = inner.links.all();
+        if fill_from_any(inner, &links, staging).await? {
+            return Ok(true);
         }
-        if !broken {
-            return Ok(false);
+        if !links.iter().any(|link| link.connection.is_closed()) {
+            break;
         }
         tokio::time::sleep(PAUSE).await;
     }
     Ok(false)
 }
 
-/// Takes note of a source that is left; says whether it is worth asking again.
-fn note(inner: &Inner, staging: &Staging, error: &Error) -> bool {
-    let (digest, at) = (staging.digest(), staging.offset());
-    if matches!(error, Error::Violation { .. }) {
-        inner.metrics.bad_chunks.inc();
-        tracing::warn!(%digest, at, %error, "a peer's bytes were refused: going on with the next holder");
-    } else {
-        tracing::info!(%digest, at, %error, "going on with the next holder");
-    }
-    matches!(error, Error::Connection { .. })
-}
-
-/// Connected peers that have a blob whole, nearest first; and whether one could not be asked.
-async fn holders(inner: &Inner, digest: Digest) -> (Vec<Arc<Link>>, bool) {
-    let asked = inner.links.all().into_iter().map(|link| async move {
-        let answer = tokio::time::timeout(ASK, link.connection.ask(&Request::WhoHas(vec![digest]))).await;
-        (link, answer)
-    });
-    let (mut holders, mut broken) = (Vec::new(), false);
-    for (link, answer) in join_all(asked).await {
-        match answer {
-            Ok(Ok((Answer::Holders(held), _))) if held == [true] => holders.push(link),
-            Ok(Err(Error::Connection { .. })) => broken = true,
-            _ => {}
+async fn fill_from_any(inner: &Inner, links: &[Arc<Link>], staging: &mut Staging) -> Result<bool> {
+    let digest = staging.digest();
+    let asked = links.iter().map(|link| async move { holds(link, digest).await.then(|| Arc::clone(link)) });
+    let mut asked = asked.collect::<FuturesUnordered<_>>();
+    let mut holders = Vec::new();
+    let until = Instant::now() + ASK;
+    while let Some(holder) = next_holder(inner, &mut asked, &mut holders, until).await {
+        let error = match fill_from(inner, &holder, staging).await {
+            Ok(()) => return Ok(true),
+            Err(error) => error,
+        };
+        let at = staging.offset();
+        match &error {
+            Error::Store(_) => return Err(error),
+            Error::Violation { .. } => {
+                holder.strike();
+                inner.metrics.bad_chunks.inc();
+                tracing::warn!(%digest, at, %error, "a peer's bytes were refused: going on with the next holder");
+            }
+            // It has lost the blob meanwhile, or its disk failed: it says so itself.
+            Error::Refused { .. } => tracing::info!(%digest, at, %error, "going on with the next holder"),
+            _ => {
+                holder.strike();
+                tracing::info!(%digest, at, %error, "going on with the next holder");
+            }
         }
     }
-    holders.sort_by_cached_key(|link| {
-        let elsewhere = inner.members.zone(&link.connection.peer()).as_deref() != Some(inner.zone.as_str());
-        (elsewhere, link.connection.rtt())
-    });
-    (holders, broken)
+    Ok(false)
 }
 
-async fn fill_from(holder: &Link, staging: &mut Staging) -> Result<()> {
+async fn holds(link: &Link, digest: Digest) -> bool {
+    let asked = timeout(ASK, link.connection.ask(&Request::WhoHas(vec![digest]))).await;
+    matches!(asked, Ok(Ok((Answer::Holders(held), _))) if held == [true])
+}
+
+/// The nearest of the holders that have answered; waits for one until all have answered, or for as long as they may take.
+async fn next_holder(
+    inner: &Inner,
+    asked: &mut (impl Stream<Item = Option<Arc<Link>>> + Unpin),
+    holders: &mut Vec<Arc<Link>>,
+    until: Instant,
+) -> Option<Arc<Link>> {
+    while holders.is_empty() {
+        holders.extend(timeout_at(until, asked.next()).await.ok()??);
+    }
+    let moment = until.min(Instant::now() + MOMENT);
+    while let Ok(Some(answer)) = timeout_at(moment, asked.next()).await {
+        holders.extend(answer);
+    }
+    let distance = |link: &Link| {
+        let elsewhere = inner.members.zone(&link.connection.peer()).as_deref() != Some(inner.zone.as_str());
+        (link.strikes(), elsewhere, link.connection.rtt())
+    };
+    let nearest = (0..holders.len()).min_by_key(|index| distance(&holders[*index]))?;
+    Some(holders.swap_remove(nearest))
+}
+
+async fn fill_from(inner: &Inner, holder: &Link, staging: &mut Staging) -> Result<()> {
     let (digest, link) = (staging.digest(), staging.link());
-    let list = if link.size > CHUNK_SIZE { Some(chunk_list(holder, digest, &link).await?) } else { None };
-    let first = staging.offset() / CHUNK_SIZE;
-    let chunks = (first..ChunkList::count(link.size)).map(|index| read_chunk(holder, digest, link.size, index));
-    let mut chunks = futures_util::stream::iter(chunks).buffered(AHEAD);
-    for index in first..ChunkList::count(link.size) {
-        let late = || Error::Connection { doing: "read from", peer: holder.connection.peer(), why: format!("no chunk within {CHUNK:?}") };
-        let chunk = tokio::time::timeout(CHUNK, chunks.next()).await.map_err(|_| late())?.expect("one for each index")?;
-        let honest = match &list {
-            Some(list) => list.holds(index, &chunk),
-            None => tree_hash(&chunk) == link.root,
-        };
-        if !honest {
+    let (first, count) = (staging.offset() / CHUNK_SIZE, ChunkList::count(link.size));
+    let chunks = (first..count).map(|index| read_chunk(holder, digest, link.size, index));
+    let chunks = futures_util::stream::iter(chunks).buffered(AHEAD);
+    pin_mut!(chunks);
+    // The first chunks travel together with the list that checks them.
+    let (list, mut next) = join(chunk_list(holder, digest, &link), in_time(holder, chunks.next())).await;
+    let list = list?.map(Arc::new);
+    for index in first..count {
+        let chunk = next?.expect("one for each index")?;
+        if !is_chunk(inner, list.clone(), &link, index, chunk.clone()).await {
             return Err(Error::Violation { peer: holder.connection.peer(), what: format!("wrong bytes as chunk {index} of {digest}") });
         }
         // Another source may have stopped in the middle of a chunk.
         let have = staging.offset() - index * CHUNK_SIZE;
-        staging.append(chunk.slice(have as usize..)).await?;
+        let appended;
+        (appended, next) = join(staging.append(chunk.slice(have as usize..)), in_time(holder, chunks.next())).await;
+        appended?;
     }
     Ok(())
 }
 
-async fn chunk_list(holder: &Link, digest: Digest, link: &BlobLink) -> Result<ChunkList> {
+/// Whether bytes are what the blob has there. Hashing a MiB is not for the async threads.
+async fn is_chunk(inner: &Inner, list: Option<Arc<ChunkList>>, link: &BlobLink, index: u64, chunk: Bytes) -> bool {
+    let root = link.root;
+    let check = move |_: &_| match list {
+        Some(list) => list.holds(index, &chunk),
+        None => tree_hash(&chunk) == root,
+    };
+    inner.store.run(check).await
+}
+
+/// Waits for a chunk as long as one may take.
+async fn in_time<T>(holder: &Link, work: impl Future<Output = T>) -> Result<T> {
+    let late = || Error::Connection { doing: "read from", peer: holder.connection.peer(), why: format!("nothing within {CHUNK:?}") };
+    timeout(CHUNK, work).await.map_err(|_| late())
+}
+
+/// The chunk list of a blob above one MiB, checked.
+async fn chunk_list(holder: &Link, digest: Digest, link: &BlobLink) -> Result<Option<ChunkList>> {
+    if link.size <= CHUNK_SIZE {
+        return Ok(None);
+    }
     let peer = holder.connection.peer();
     let violation = |what: String| Error::Violation { peer, what };
-    let asked = tokio::time::timeout(CHUNK, holder.connection.ask(&Request::ChunkList(digest))).await;
-    let (answer, _) =
-        asked.map_err(|_| Error::Connection { doing: "read from", peer, why: format!("no chunk list within {CHUNK:?}") })??;
+    let (answer, _) = in_time(holder, holder.connection.ask(&Request::ChunkList(digest))).await??;
     let Answer::ChunkList(values) = answer else { return Err(violation("something else than a chunk list".to_owned())) };
-    ChunkList::checked(link.size, values, &link.root).map_err(|error| violation(format!("a wrong chunk list of {digest}: {error}")))
+    let list = ChunkList::checked(link.size, values, &link.root);
+    list.map(Some).map_err(|error| violation(format!("a wrong chunk list of {digest}: {error}")))
 }
 
 async fn read_chunk(holder: &Link, digest: Digest, size: u64, index: u64) -> Result<Bytes> {

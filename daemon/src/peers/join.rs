@@ -11,15 +11,20 @@ use larder_protocol::record::{Key, Value};
 use larder_protocol::refusal::Refusal;
 use larder_protocol::stamp::NodeId;
 
+use super::dial::{self, ADDRESSES_MAX};
 use super::endpoint::{Connection, Stream};
 use super::error::{Error, Result};
 use super::members::{TOKENS_MAX, now_ms};
 use super::token::{self, Issued, Token};
-use super::{Inner, Peers, dial};
+use super::{Inner, Peers};
 use crate::store::Commit;
 
 /// What a stranger has to show its token.
 const SHOW: Duration = Duration::from_secs(10);
+/// Longest text that a new node may say of itself.
+const TEXT_MAX: usize = 1024;
+/// What the issuer has to answer.
+const ANSWER: Duration = Duration::from_secs(15);
 
 /// Makes a token and keeps its hash.
 pub(super) async fn issue(inner: &Inner, expires: Duration) -> Result<String> {
@@ -49,7 +54,7 @@ pub(super) async fn issue(inner: &Inner, expires: Duration) -> Result<String> {
         Ok(())
     });
     kept.await?;
-    inner.members.open_until(expires_ms);
+    inner.members.refresh_gate(&inner.store)?;
     Ok(token.to_text())
 }
 
@@ -84,7 +89,11 @@ async fn say(stream: &mut Stream, answer: &Answer) -> Result<()> {
 }
 
 async fn admit(inner: &Inner, stranger: NodeId, join: Join) -> Result<Answer> {
-    let cluster = inner.store.cluster();
+    let said = [&join.member.name, &join.member.zone, &join.member.version].into_iter().chain(&join.member.bucket);
+    let too_long = said.chain(&join.member.addresses).any(|text| text.len() > TEXT_MAX);
+    if too_long || join.member.addresses.len() > ADDRESSES_MAX {
+        return Ok(Answer::Refused(Refusal::TOO_MUCH));
+    }
     // One at a time: of two that show one token at once, one gets in.
     let _one = inner.admitting.lock().await;
     let admitted = inner.store.run(move |store| -> Result<std::result::Result<(), Refusal>> {
@@ -96,19 +105,29 @@ async fn admit(inner: &Inner, stranger: NodeId, join: Join) -> Result<Answer> {
             return Ok(Err(Refusal::TOKEN_UNKNOWN));
         }
         if issued.expires_ms <= now_ms() {
+            store.commit(Commit { settings: vec![(name, None)], ..Commit::default() })?;
             return Ok(Err(Refusal::TOKEN_EXPIRED));
         }
         let records = vec![(Key::Member(stranger), Some(Value::Member(join.member)))];
         store.commit(Commit { records, settings: vec![(name, None)] })?;
         Ok(Ok(()))
     });
-    if let Err(refusal) = admitted.await? {
+    let admitted = admitted.await?;
+    inner.members.refresh_gate(&inner.store)?;
+    if let Err(refusal) = admitted {
         return Ok(Answer::Refused(refusal));
     }
     inner.members.refresh(&inner.store)?;
     tracing::info!(node = %stranger, "a node has joined");
-    let members = inner.members.live().into_iter().map(|(node, member)| (node.0, member)).collect();
-    Ok(Answer::Joined(Joined { cluster, members }))
+    Ok(Answer::Joined(welcome(inner)))
+}
+
+/// What a new member is told.
+pub(super) fn welcome(inner: &Inner) -> Joined {
+    let own = inner.identity.node();
+    // Itself is enough to be dialled: all other members come by sync.
+    let members = inner.members.live().into_iter().filter(|(node, _)| *node == own).map(|(node, member)| (node.0, member));
+    Joined { cluster: inner.store.cluster(), members: members.collect() }
 }
 
 /// Joins the cluster of a token.
@@ -117,6 +136,9 @@ pub(super) async fn join(peers: &Peers, text: &str) -> Result<super::Joined> {
     let token = Token::parse(text)?;
     if token.expires_ms <= now_ms() {
         return Err(Error::TokenExpired);
+    }
+    if token.issuer == inner.identity.node() {
+        return Err(Error::OwnToken);
     }
     let members = inner.members.live();
     if members.len() > 1 && inner.store.cluster() != token.cluster {
@@ -127,8 +149,17 @@ pub(super) async fn join(peers: &Peers, text: &str) -> Result<super::Joined> {
         Err(tried) => return Err(Error::Unreachable { tried }),
     };
     let request = Request::Join(Join { token: token.id, secret: token.secret, member: inner.own.clone() });
-    let (answer, _) = connection.ask(&request).await?;
-    connection.close("joined");
+    let asked = tokio::time::timeout(ANSWER, connection.ask(&request)).await;
+    connection.close("done");
+    let answer = match asked {
+        Ok(Ok((answer, _))) => answer,
+        // The handshake ends on this side before the other has looked at the key: being turned away shows here.
+        Ok(Err(Error::Connection { why, .. })) => return Err(Error::NotLetIn { issuer: token.issuer, why }),
+        Ok(Err(error)) => return Err(error),
+        Err(_) => {
+            return Err(Error::Unreachable { tried: format!("{} (it took the call and gave no answer)", token.addresses.join(", ")) });
+        }
+    };
     let Answer::Joined(joined) = answer else {
         return Err(Error::Violation { peer: token.issuer, what: "something else than a welcome".to_owned() });
     };
@@ -139,13 +170,14 @@ pub(super) async fn join(peers: &Peers, text: &str) -> Result<super::Joined> {
     let records = joined
         .members
         .into_iter()
-        .filter(|(node, _)| *node == issuer.0)
+        .filter(|(node, _)| *node == issuer.0 && !inner.members.is_member(&issuer))
         .map(|(node, member)| (Key::Member(NodeId(node)), Some(Value::Member(member))));
     let records = records.collect();
     let cluster = joined.cluster;
     inner
         .store
         .run(move |store| -> Result<()> {
+            // CRASH: between the two, this node belongs to the cluster and knows nobody in it: joining again mends that.
             store.adopt_cluster(cluster)?;
             // The issuer's record is enough to dial it; all others come by sync.
             store.commit(Commit { records, ..Commit::default() })?;

@@ -4,12 +4,20 @@
 //! A peer that was restarted shows another `life` in its hello, and its new connection takes the old one's place.
 
 use std::collections::HashMap;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
 
 use larder_protocol::stamp::NodeId;
 use larder_protocol::vector::VersionVector;
+use tokio::sync::Semaphore;
 
 use super::endpoint::Connection;
+
+/// Blobs that are being read for one peer at a time; further requests of it wait.
+const READS_MAX: usize = 32;
+/// Sync streams that one peer may have: its own, and one that is about to end.
+const SYNCS_MAX: usize = 2;
 
 /// A connection that is up.
 #[derive(Debug)]
@@ -19,8 +27,13 @@ pub(super) struct Link {
     dialler: NodeId,
     /// The peer's, from its hello.
     life: u64,
+    since: Instant,
     /// What the peer is known to know.
     known: Mutex<VersionVector>,
+    /// How often it was slow, broke off or lied when a blob was fetched.
+    strikes: AtomicU32,
+    pub reads: Semaphore,
+    pub syncs: Semaphore,
 }
 
 /// The connections by peer.
@@ -29,7 +42,16 @@ pub(super) struct Links(Mutex<HashMap<NodeId, Arc<Link>>>);
 
 impl Link {
     pub(super) fn new(connection: Connection, dialler: NodeId, life: u64) -> Self {
-        Self { connection, dialler, life, known: Mutex::default() }
+        Self {
+            connection,
+            dialler,
+            life,
+            since: Instant::now(),
+            known: Mutex::default(),
+            strikes: AtomicU32::new(0),
+            reads: Semaphore::new(READS_MAX),
+            syncs: Semaphore::new(SYNCS_MAX),
+        }
     }
 
     /// Takes note of what the peer knows.
@@ -40,6 +62,19 @@ impl Link {
     pub(super) fn known(&self) -> VersionVector {
         lock(&self.known).clone()
     }
+
+    pub(super) fn strike(&self) {
+        self.strikes.fetch_add(1, Ordering::Relaxed);
+    }
+
+    pub(super) fn strikes(&self) -> u32 {
+        self.strikes.load(Ordering::Relaxed)
+    }
+
+    /// How long it has been up.
+    pub(super) fn age(&self) -> Duration {
+        self.since.elapsed()
+    }
 }
 
 impl Links {
@@ -47,12 +82,11 @@ impl Links {
     pub(super) fn add(&self, link: Link) -> Option<Arc<Link>> {
         let mut links = lock(&self.0);
         let peer = link.connection.peer();
-        if let Some(old) = links.get(&peer).filter(|old| !old.connection.is_closed() && old.life == link.life) {
-            // Ours or theirs: the smaller of the two ids. The same dialler twice: the later one.
-            if old.dialler < link.dialler {
-                link.connection.close("another connection is up");
-                return None;
-            }
+        if let Some(old) = links.get(&peer).filter(|old| !old.connection.is_closed())
+            && !takes_over((link.dialler, link.life), (old.dialler, old.life))
+        {
+            link.connection.close("another connection is up");
+            return None;
         }
         let link = Arc::new(link);
         if let Some(old) = links.insert(peer, Arc::clone(&link)) {
@@ -79,6 +113,30 @@ impl Links {
     }
 }
 
+/// Whether a new connection takes the place of one with the same peer; each is told by who dialled, and the peer's life.
+fn takes_over(new: (NodeId, u64), old: (NodeId, u64)) -> bool {
+    // Another life: the old one's process is gone. The same dialler again: it knows that the old one is of no use.
+    // Both have dialled: the smaller id's stays, so that both sides choose alike.
+    new.1 != old.1 || new.0 <= old.0
+}
+
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn both_sides_keep_the_same_of_two_connections() {
+        let (small, large) = (NodeId([1; 32]), NodeId([2; 32]));
+        // In whichever order a side learns of the two, the one that the smaller id dialled is left.
+        for (first, second) in [(small, large), (large, small)] {
+            let left = if takes_over((second, 7), (first, 7)) { second } else { first };
+            assert_eq!(left, small);
+        }
+        assert!(takes_over((large, 8), (small, 7)), "a restarted peer's connection is the one that works");
+        assert!(takes_over((large, 7), (large, 7)), "who dials again has lost the first");
+    }
 }

@@ -33,12 +33,16 @@ impl Members {
     pub(super) fn load(store: &Store) -> Result<Self> {
         let members = Self { own: store.origin().node, known: RwLock::default(), open_until_ms: AtomicU64::new(0) };
         members.refresh(store)?;
-        for (_, row) in store.settings(token::SETTING)? {
-            if let Ok(issued) = codec::decode::<Issued>(&row) {
-                members.open_until(issued.expires_ms);
-            }
-        }
+        members.refresh_gate(store)?;
         Ok(members)
+    }
+
+    /// Looks again until when strangers may knock: while the last token waits to be used.
+    pub(super) fn refresh_gate(&self, store: &Store) -> Result<()> {
+        let waiting = store.settings(token::SETTING)?;
+        let last = waiting.iter().filter_map(|(_, row)| codec::decode::<Issued>(row).ok()).map(|issued| issued.expires_ms).max();
+        self.open_until_ms.store(last.unwrap_or(0), Ordering::Relaxed);
+        Ok(())
     }
 
     /// Reads the records again.
@@ -59,11 +63,6 @@ impl Members {
     /// Whether a key gets through the handshake.
     pub(super) fn may_enter(&self, node: &NodeId) -> bool {
         self.is_member(node) || now_ms() < self.open_until_ms.load(Ordering::Relaxed)
-    }
-
-    /// A token waits to be used until then.
-    pub(super) fn open_until(&self, expires_ms: u64) {
-        self.open_until_ms.fetch_max(expires_ms, Ordering::Relaxed);
     }
 
     /// Live members, this node included, in the order of their ids.
@@ -96,7 +95,7 @@ impl Members {
         if letters.is_empty() {
             return Err(unknown());
         }
-        let mut found = self.read().keys().filter(|node| node.letters().starts_with(&letters)).copied().collect::<Vec<_>>().into_iter();
+        let mut found = self.live().into_iter().map(|(node, _)| node).filter(|node| node.letters().starts_with(&letters));
         match (found.next(), found.next()) {
             (Some(node), None) => Ok(node),
             (None, _) => Err(unknown()),

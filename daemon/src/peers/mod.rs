@@ -2,18 +2,19 @@
 //!
 //! - **Who** (`identity`, `members`, `join`): a node is its Ed25519 key; the `Member` records are the list of keys let in. A one-time
 //!   token lets a new key in; a tombstone expels one.
-//! - **How** (`endpoint`, `dial`, `links`): one UDP port, QUIC, both sides proven; one connection per pair, dialled by either; requests go
-//!   both ways over it.
-//! - **Records** (`sync`): each side pulls what it lacks and stays subscribed.
+//! - **How** (`endpoint`, `dial`, `greet`, `links`): one UDP port, QUIC, both sides proven; one connection per pair, dialled by either;
+//!   requests go both ways over it.
+//! - **Records** (`sync`, `exchange`): each side pulls what it lacks and stays subscribed.
 //! - **Blobs** (`fetch`, `serve`): who has it, then chunk by chunk, each checked before it goes anywhere.
 //! - **Placement** (`placement`): which members own a digest.
 //!
 //! Invariants: a stranger gets no further than the handshake, or while a token waits, than showing it; nothing a peer says
 //! becomes a path, a dial target or the size of an allocation; an address comes from a `Member` record or a token.
 //!
-//! Tasks: `peers accept`, `peers dial`, `peers members`, and one per connection, which end with it. Locks: the members
-//! and the links, both held for a look only; `admitting` while a token is used. A crash leaves nothing here: all that
-//! lasts is in the store.
+//! Tasks: `peers accept`, `peers dial`, `peers members`, which end when the node stops; and one per connection, which end with it, so
+//! that requests under way may still use it while the node stops. A panic in any of them ends the node. Locks: the members
+//! and the links, both held for a look only; `admitting` (async) while a token is used. A crash leaves nothing here: all that lasts
+//! is in the store.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -33,7 +34,9 @@ use crate::telemetry::Metrics;
 mod dial;
 mod endpoint;
 mod error;
+mod exchange;
 mod fetch;
+mod greet;
 mod identity;
 mod join;
 mod links;
@@ -41,6 +44,8 @@ mod members;
 mod placement;
 mod serve;
 mod sync;
+#[cfg(test)]
+mod tests;
 mod token;
 
 pub use error::{Error, Result};
@@ -129,8 +134,13 @@ impl Peers {
         let members = store.run(move |store| -> Result<Members> {
             let key = Key::Member(node);
             let value = Some(Value::Member(member));
-            if store.record(&key)?.and_then(|record| record.value) != value {
-                store.commit(Commit { records: vec![(key, value)], ..Commit::default() })?;
+            match store.record(&key)? {
+                // S29: an expelled node that wrote itself anew could come back through a member that has not heard yet.
+                Some(record) if record.value.is_none() => tracing::warn!(
+                    "this node was removed from its cluster: nobody will talk to it; join again with a token, or start with an empty data folder"
+                ),
+                Some(record) if record.value == value => {}
+                _ => drop(store.commit(Commit { records: vec![(key, value)], ..Commit::default() })?),
             }
             Members::load(store)
         });
@@ -153,7 +163,7 @@ impl Peers {
             admitting: tokio::sync::Mutex::new(()),
         };
         let peers = Self { inner: Arc::new(inner) };
-        tasks.core("peers accept", dial::accept(peers.clone()));
+        tasks.core("peers accept", greet::accept(peers.clone()));
         tasks.core("peers dial", dial::dial(peers.clone()));
         tasks.core("peers members", follow_members(peers.clone()));
         Ok(peers)
@@ -207,10 +217,10 @@ impl Peers {
         join::issue(&self.inner, expires).await
     }
 
-    /// Joins the cluster of a token.
+    /// Joins the cluster of a token. Doing it again with the same token is harmless.
     ///
     /// # Errors
-    /// `Token`, `TokenExpired`, `HasPeers`, `Unreachable`, `Refused`.
+    /// `Token`, `TokenExpired`, `OwnToken`, `HasPeers`, `Unreachable`, `NotLetIn`, `Refused`.
     pub async fn join(&self, token: &str) -> Result<Joined> {
         join::join(self, token).await
     }
@@ -243,6 +253,19 @@ impl Peers {
     /// Says goodbye to every peer and closes the port.
     pub async fn close(&self) {
         self.inner.endpoint.close().await;
+    }
+
+    /// Starts a task that ends with its connection, and not when the node begins to stop; a panic in it ends the node.
+    fn spawn(&self, task: impl Future<Output = ()> + Send + 'static) {
+        let stop = self.inner.tasks.stopping();
+        tokio::spawn(async move {
+            if let Err(error) = tokio::spawn(task).await
+                && error.is_panic()
+            {
+                tracing::error!(task = "peer", "a task panicked: stopping the node");
+                stop.cancel();
+            }
+        });
     }
 
     /// Reads the members again, and ends the connections of those who are none any more.

@@ -2,6 +2,7 @@
 
 use std::os::unix::fs::FileExt;
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
 use larder_protocol::digest::CHUNK_SIZE;
@@ -10,20 +11,31 @@ use larder_protocol::refusal::Refusal;
 
 use super::Inner;
 use super::endpoint::{Sender, Stream};
-use super::error::Result;
+use super::error::{Error, Result};
+use super::exchange;
 use super::links::Link;
-use super::sync;
 use crate::store::{self, Content, Store};
 
+/// How long a stream's request may take to come.
+const REQUEST: Duration = Duration::from_secs(10);
 /// Bytes read from the disk at a time.
 const PIECE: u64 = 256 << 10;
 
 /// Answers one stream of a member.
 pub(super) async fn answer(inner: &Inner, link: &Arc<Link>, mut stream: Stream) -> Result<()> {
-    let Some(request) = stream.receive.message::<Request>().await? else { return Ok(()) };
+    let peer = link.connection.peer();
+    let late = |_| Error::Violation { peer, what: "a stream without a request".to_owned() };
+    let request = tokio::time::timeout(REQUEST, stream.receive.message::<Request>()).await.map_err(late)??;
+    let Some(request) = request else { return Ok(()) };
     let answer = match request {
-        Request::Sync(theirs) => return sync::serve(inner, link, stream, theirs).await,
-        Request::Read(read) => return content(inner, &mut stream.send, read).await,
+        Request::Sync(theirs) => {
+            let _turn = link.syncs.acquire().await.expect("never closed");
+            return exchange::serve(inner, link, stream, theirs).await;
+        }
+        Request::Read(read) => {
+            let _turn = link.reads.acquire().await.expect("never closed");
+            return content(inner, &mut stream.send, read).await;
+        }
         Request::WhoHas(digests) if digests.len() > WHO_HAS_MAX => Answer::Refused(Refusal::TOO_MUCH),
         Request::WhoHas(digests) => {
             let held = inner

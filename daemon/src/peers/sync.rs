@@ -1,23 +1,19 @@
-//! Record sync: their vector and ours make the records to send.
+//! Record sync, the plan: what is gathered of an exchange, and when it is applied; how an exchange is cut into messages.
 //!
-//! Each side pulls over one stream of its own: it sends its vector, gets what it lacks, and the stream stays open for what is
-//! new. Records are gathered until `Caught` says that an exchange is whole, and applied in one batch together with its
-//! vector: so a tag appears together with its manifest and links. Only an exchange too large to gather is applied in
-//! parts, in the order of sequences, and its vector counts at the end.
+//! A reader sends its vector and gets what it lacks: [`Update::Records`]..., then [`Update::Caught`] with the vector that it has by then.
+//! Records are gathered until `Caught` and applied in one batch together with that vector: so a tag appears together with its
+//! manifest and links. Only an exchange too large to gather is applied in parts; its vector counts at its end.
 //!
-//! A stream that ends early costs nothing: the next one begins with the vector as it is.
+//! A record that the store refused leaves a gap. The sender goes on from what it has sent, so for the rest of the stream the
+//! vector must not pass that gap: its origin is *held* until a new stream asks again from what is really known.
+//!
+//! No I/O here; `exchange` moves the messages. A stream that ends early costs nothing: the next one begins with the vector as it is.
 
-use std::sync::Arc;
+use std::collections::BTreeSet;
 
-use larder_protocol::message::{NumberedRecord, Request, Seen, Update};
-use larder_protocol::record::Numbered;
-use larder_protocol::vector::VersionVector;
-
-use super::Inner;
-use super::endpoint::{Receiver, Sender, Stream};
-use super::error::{Error, Result};
-use super::links::Link;
-use crate::store::{Exchange, Store};
+use larder_protocol::message::{NumberedRecord, Update};
+use larder_protocol::record::{InvalidRecord, Numbered};
+use larder_protocol::vector::{Origin, VersionVector};
 
 /// Records in one message.
 const MESSAGE_RECORDS: usize = 500;
@@ -28,89 +24,88 @@ const GATHER_RECORDS: usize = 10_000;
 /// Their bytes.
 const GATHER_BYTES: usize = 32 << 20;
 
-/// Pulls from a peer until the connection breaks.
-pub(super) async fn pull(inner: &Inner, link: &Arc<Link>) -> Result<()> {
-    let mut stream = link.connection.open(&Request::Sync(inner.store.vector())).await?;
-    let (mut gathered, mut bytes) = (Vec::new(), 0);
-    while let Some(update) = stream.receive.message::<Update>().await? {
+/// What one stream has brought and what it may still move on.
+#[derive(Debug)]
+pub(super) struct Gather {
+    records_max: usize,
+    records: Vec<Numbered>,
+    bytes: usize,
+    held: BTreeSet<Origin>,
+}
+
+/// Records to be applied in one batch.
+#[derive(Debug)]
+pub(super) struct Part {
+    pub records: Vec<Numbered>,
+    /// What is known when they are applied; nothing new, unless they end an exchange.
+    pub advance: VersionVector,
+    /// Whether they end an exchange.
+    pub whole: bool,
+}
+
+impl Default for Gather {
+    fn default() -> Self {
+        Self::with_limit(GATHER_RECORDS)
+    }
+}
+
+impl Gather {
+    pub(super) fn with_limit(records_max: usize) -> Self {
+        Self { records_max, records: Vec::new(), bytes: 0, held: BTreeSet::new() }
+    }
+
+    /// Takes the next message; a part when there is one to apply.
+    ///
+    /// # Errors
+    /// A record of a known kind that is damaged: the sender is not to be listened to.
+    pub(super) fn take(&mut self, update: Update) -> Result<Option<Part>, InvalidRecord> {
         match update {
             Update::Records(records) => {
                 for record in records {
-                    bytes += size(&record);
-                    gathered
-                        .push(record.parse().map_err(|error| Error::Violation { peer: link.connection.peer(), what: error.to_string() })?);
+                    self.bytes += size(&record);
+                    self.records.push(record.parse()?);
                 }
-                if gathered.len() >= GATHER_RECORDS || bytes >= GATHER_BYTES {
-                    apply(inner, std::mem::take(&mut gathered), VersionVector::default()).await?;
-                    bytes = 0;
-                }
+                let full = self.records.len() >= self.records_max || self.bytes >= GATHER_BYTES;
+                Ok(full.then(|| self.part(VersionVector::default(), false)))
             }
             Update::Caught(vector) => {
-                link.knows(&vector);
-                apply(inner, std::mem::take(&mut gathered), vector).await?;
-                bytes = 0;
-                stream.send.message(&Seen(inner.store.vector())).await?;
+                let advance = vector.iter().filter(|(origin, _)| !self.held.contains(origin)).collect();
+                Ok(Some(self.part(advance, true)))
             }
         }
     }
-    Ok(())
-}
 
-async fn apply(inner: &Inner, records: Vec<Numbered>, vector: VersionVector) -> Result<()> {
-    if records.is_empty() && inner.store.vector().covers(&vector) {
-        return Ok(());
+    fn part(&mut self, advance: VersionVector, whole: bool) -> Part {
+        self.bytes = 0;
+        Part { records: std::mem::take(&mut self.records), advance, whole }
     }
-    let applied = inner.store.run(move |store| store.apply(records, &vector)).await?;
-    inner.metrics.merged_records.inc_by(applied.changed.len() as u64);
-    inner.metrics.refused_records.inc_by(applied.refused as u64);
-    Ok(())
-}
 
-/// Sends a peer what it lacks, now and as it is written.
-pub(super) async fn serve(inner: &Inner, link: &Arc<Link>, stream: Stream, theirs: VersionVector) -> Result<()> {
-    link.knows(&theirs);
-    let Stream { mut send, receive } = stream;
-    let mut changes = inner.store.changes();
-    let listener = tokio::spawn(listen(receive, Arc::clone(link)));
-    let _ended = AbortOnDrop(listener);
-    // What it asked with, and not what it may have learnt since over another stream: this exchange is against that.
-    let mut sent = theirs;
-    loop {
-        changes.mark_unchanged();
-        sent.merge(&link.known());
-        if !sent.covers(&inner.store.vector()) {
-            let from = sent.clone();
-            let exchange = inner.store.run(move |store| store.exchange(&from)).await?;
-            let vector = exchange.vector().clone();
-            send_records(&inner.store, &mut send, exchange).await?;
-            send.message(&Update::Caught(vector.clone())).await?;
-            sent.merge(&vector);
-        }
-        if changes.changed().await.is_err() {
-            return Ok(());
-        }
+    /// Takes note that records of a part were refused: `origins` has the part's, `behind` tells whether the store is behind one.
+    pub(super) fn hold(&mut self, origins: BTreeSet<Origin>, behind: impl Fn(&Origin) -> bool) {
+        self.held.extend(origins.into_iter().filter(behind));
+    }
+
+    /// Whether something was refused: then a new stream must ask again, after a while.
+    pub(super) fn is_holding(&self) -> bool {
+        !self.held.is_empty()
     }
 }
 
-async fn send_records(store: &Store, send: &mut Sender, mut exchange: Exchange) -> Result<()> {
-    loop {
-        let (rest, batch) = store
-            .run(move |_| {
-                let batch = next_batch(&mut exchange);
-                (exchange, batch)
-            })
-            .await;
-        exchange = rest;
-        let batch = batch?;
-        if batch.is_empty() {
-            return Ok(());
-        }
-        send.message(&Update::Records(batch)).await?;
+impl Part {
+    /// Drops what `known` covers, which other streams have brought meanwhile; says whether anything is left to do.
+    pub(super) fn trim(&mut self, known: &VersionVector) -> bool {
+        self.records.retain(|numbered| numbered.sequence > known.get(&numbered.origin));
+        !self.records.is_empty() || !known.covers(&self.advance)
+    }
+
+    /// Whose records it has.
+    pub(super) fn origins(&self) -> BTreeSet<Origin> {
+        self.records.iter().map(|numbered| numbered.origin).collect()
     }
 }
 
-/// The next records, as many as fit in one message.
-fn next_batch(records: &mut impl Iterator<Item = crate::store::Result<Numbered>>) -> crate::store::Result<Vec<NumberedRecord>> {
+/// The next records, as many as fit in one message; none at the end.
+pub(super) fn next_batch<E>(records: &mut impl Iterator<Item = Result<Numbered, E>>) -> Result<Vec<NumberedRecord>, E> {
     let (mut batch, mut bytes) = (Vec::new(), 0);
     while batch.len() < MESSAGE_RECORDS && bytes < MESSAGE_BYTES {
         let Some(numbered) = records.next() else { break };
@@ -121,56 +116,10 @@ fn next_batch(records: &mut impl Iterator<Item = crate::store::Result<Numbered>>
     Ok(batch)
 }
 
-/// Takes note of how far the peer has come.
-async fn listen(mut receive: Receiver, link: Arc<Link>) {
-    while let Ok(Some(Seen(vector))) = receive.message().await {
-        link.knows(&vector);
-    }
-}
-
 /// Roughly the bytes that a record takes in memory.
 fn size(record: &NumberedRecord) -> usize {
     128 + record.record.key.len() + record.record.value.as_ref().map_or(0, Vec::len)
 }
 
-/// A task that ends with its owner.
-struct AbortOnDrop(tokio::task::JoinHandle<()>);
-
-impl Drop for AbortOnDrop {
-    fn drop(&mut self) {
-        self.0.abort();
-    }
-}
-
 #[cfg(test)]
-mod tests {
-    use larder_protocol::record::{Key, Record, Value};
-    use larder_protocol::stamp::{HybridTime, NodeId, Stamp};
-    use larder_protocol::vector::Origin;
-
-    use super::*;
-
-    fn record(sequence: u64, size: usize) -> Numbered {
-        let origin = Origin { node: NodeId([1; 32]), incarnation: 1 };
-        let stamp = Stamp { time: HybridTime(sequence), node: origin.node };
-        let key = Key::Unknown { kind: 900, key: sequence.to_be_bytes().to_vec() };
-        Numbered { origin, sequence, record: Record { key, value: Some(Value::Unknown(vec![0; size])), stamp } }
-    }
-
-    #[test]
-    fn messages_are_cut_by_number_and_by_size_and_lose_nothing() {
-        // Many small ones; then one that is larger than a message by itself.
-        let mut records = (1..=1200).map(|sequence| Ok(record(sequence, 10))).chain([Ok(record(1201, 4 << 20)), Ok(record(1202, 1))]);
-        let mut sequences = Vec::new();
-        loop {
-            let batch = next_batch(&mut records).expect("no disk is involved");
-            if batch.is_empty() {
-                break;
-            }
-            assert!(batch.len() <= MESSAGE_RECORDS);
-            assert!(batch.iter().rev().skip(1).map(size).sum::<usize>() < MESSAGE_BYTES);
-            sequences.extend(batch.iter().map(|record| record.sequence));
-        }
-        assert_eq!(sequences, (1..=1202).collect::<Vec<_>>());
-    }
-}
+mod tests;
