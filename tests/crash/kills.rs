@@ -42,7 +42,7 @@ impl Client {
     /// Content of a size on either side of what the index keeps itself.
     fn content(&mut self) -> Content {
         let size_max = [200, 70_000, 400_000][self.random.below(3) as usize];
-        Content::new(self.random.next(), self.random.below(size_max))
+        Content::new(self.random.number(), self.random.below(size_max))
     }
 
     async fn push_image(&mut self, number: u64) -> io::Result<()> {
@@ -57,8 +57,8 @@ impl Client {
             }
             self.note(|ledger| ledger.blobs.insert(key, true));
         }
-        let image = Image::of_layers(larder_harness::Kind::Oci, self.random.next(), layers);
-        let key = (self.repository.clone(), format!("{number}-{:x}", self.random.next()));
+        let image = Image::of_layers(larder_harness::Kind::Oci, self.random.number(), layers);
+        let key = (self.repository.clone(), format!("{number}-{:x}", self.random.number()));
         self.note(|ledger| ledger.tags.insert(key.clone(), (image.clone(), State::Pushing)));
         self.registry.try_push_image(&self.repository, &key.1, &image).await?;
         self.note(|ledger| ledger.tags.insert(key, (image, State::Pushed)));
@@ -67,7 +67,7 @@ impl Client {
 
     /// Begins an upload and leaves it open.
     async fn append(&mut self) -> io::Result<()> {
-        let content = Content::new(self.random.next(), 300_000 + self.random.below(100_000));
+        let content = Content::new(self.random.number(), 300_000 + self.random.below(100_000));
         let bytes = content.bytes();
         let location = self.registry.try_open_upload(&self.repository).await?;
         let repository = self.repository.clone();
@@ -88,7 +88,7 @@ impl Client {
 
     /// Deletes one of its own tags.
     async fn delete(&mut self) -> io::Result<()> {
-        let pick = self.random.next() as usize;
+        let pick = self.random.number() as usize;
         let key = self.note(|ledger| {
             let own = |((repository, _), (_, state)): &(&(String, String), &(Image, State))| {
                 *repository == self.repository && *state == State::Pushed
@@ -130,7 +130,7 @@ async fn i1_i2_f1_to_f4_everything_acknowledged_survives_sixty_kills_during_conc
         let ledger = Arc::new(Mutex::new(Ledger::default()));
         let clients: Vec<_> = (0..CLIENT_COUNT)
             .map(|client| {
-                let random = Random::new(random.next());
+                let random = Random::new(random.number());
                 let repository = format!("team/app-{client}");
                 tokio::spawn(Client { registry: registry.clone(), repository, random, ledger: ledger.clone() }.run())
             })

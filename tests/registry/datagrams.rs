@@ -15,7 +15,7 @@ async fn s34_noise_on_the_peers_port_neither_stops_the_node_nor_fills_its_memory
     for round in 0..5000_u64 {
         // Nothing, a byte, around what a handshake must have at least, and as much as a datagram on loopback holds.
         let size = [0, 1, 20, 1199, 1200, 1201, 1452, 9000, 65_000][random.below(9) as usize];
-        let mut datagram = Content::new(random.next(), size).bytes().to_vec();
+        let mut datagram = Content::new(random.number(), size).bytes().to_vec();
         if round % 2 == 0 && size > 6 {
             // Dressed as the first packet of a handshake, in the current and in an unknown version.
             datagram[0] = 0xc0 | (datagram[0] & 0x0f);
