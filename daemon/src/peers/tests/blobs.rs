@@ -95,7 +95,7 @@ async fn f25_a_peer_that_stalls_is_left_in_time_and_one_that_is_silent_costs_non
     let stalled = Impostor::of(&b).await;
     let half = blob.clone();
     stalled.answer(move |request| match &request {
-        Request::Read(read) if read.offset > 0 => Reply::Bytes(Answer::Read { length: read.length }, Bytes::from_static(b"slow")),
+        Request::Read(read) if read.offset > 0 => Reply::Stall(Answer::Read { length: read.length }, Bytes::from_static(b"slow")),
         _ => give(&half, &request, |_, _| ()),
     });
     let silent = Impostor::of(&b).await;
@@ -104,7 +104,8 @@ async fn f25_a_peer_that_stalls_is_left_in_time_and_one_that_is_silent_costs_non
     let begun = Instant::now();
     assert!(b.fetch(digest, link).await.expect("fetch"));
     let took = begun.elapsed();
-    assert!(took > Duration::from_millis(50) && took < Duration::from_secs(8), "{took:?}");
+    // One deadline for one chunk, and no more.
+    assert!(took > Duration::from_secs(3) && took < Duration::from_secs(7), "{took:?}");
 
     // The one that stalled has a strike, and the silent one is waited for no longer than a moment.
     let (digest, link) = a.push_blob(&bytes(6, 100)).await;

@@ -156,6 +156,8 @@ struct Impostor {
 enum Reply {
     Answer(Answer),
     Bytes(Answer, Bytes),
+    /// Some bytes, and then nothing for ever.
+    Stall(Answer, Bytes),
     Updates(Vec<Update>),
     Silence,
 }
@@ -194,6 +196,10 @@ impl Impostor {
                     Reply::Answer(answer) => send.message(&answer).await.map(|()| send.finish()),
                     Reply::Bytes(answer, bytes) => match send.message(&answer).await {
                         Ok(()) => send.raw(bytes).await.map(|()| send.finish()),
+                        Err(error) => Err(error),
+                    },
+                    Reply::Stall(answer, bytes) => match send.message(&answer).await {
+                        Ok(()) => send.raw(bytes).await,
                         Err(error) => Err(error),
                     },
                     Reply::Updates(updates) => {
