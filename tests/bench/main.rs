@@ -1,7 +1,7 @@
 //! The figures that we promise, measured: a table for people, JSON for machines.
 //!
 //! Requests are counted by the S3 server and memory by the kernel: nothing here is what the daemon says about itself. The JSON
-//! goes to larder.json in the folder `$BENCH_OUT`, or else in `<target>/bench`. A figure above its promise fails the run.
+//! goes to larder.json in the folder `$BENCH_OUT`, or else in `<target>/bench`. A figure above its goal fails the run.
 
 use larder_harness::s3::Operation;
 use larder_harness::{Content, CountingS3, Image, Node, Registry};
@@ -17,21 +17,35 @@ const LAYER_SIZE: u64 = 1 << 30;
 const MEMORY_MAX: u64 = 200 << 20;
 const MIB: f64 = (1 << 20) as f64;
 
+/// What CNCF Distribution 2.8.2 on its s3 driver asks of S3 for one push of an image of 8 blobs and 40 MB, as measured.
+const DISTRIBUTION_REQUESTS: f64 = 228.0;
+
 /// One line of the table.
 struct Figure {
-    what: &'static str,
+    name: &'static str,
     value: f64,
     unit: &'static str,
-    promise: Option<f64>,
+    /// The same figure of CNCF Distribution.
+    against: Option<f64>,
+    /// The most that it may be.
+    goal: Option<f64>,
 }
 
 impl Figure {
-    fn new(what: &'static str, value: f64, unit: &'static str) -> Self {
-        Self { what, value, unit, promise: None }
+    fn new(name: &'static str, value: f64, unit: &'static str) -> Self {
+        Self { name, value, unit, against: None, goal: None }
     }
 
-    fn at_most(self, promise: f64) -> Self {
-        Self { promise: Some(promise), ..self }
+    fn at_most(self, goal: f64) -> Self {
+        Self { goal: Some(goal), ..self }
+    }
+
+    fn against(self, against: f64) -> Self {
+        Self { against: Some(against), ..self }
+    }
+
+    fn is_met(&self) -> bool {
+        self.goal.is_none_or(|goal| self.value <= goal)
     }
 }
 
@@ -44,7 +58,7 @@ async fn the_promised_figures_hold() {
     let path = write(&figures);
     println!("written to {}", path.display());
     for figure in &figures {
-        assert!(figure.promise.is_none_or(|promise| figure.value <= promise), "{}: {} {}", figure.what, figure.value, figure.unit);
+        assert!(figure.is_met(), "{}: {} {}", figure.name, figure.value, figure.unit);
     }
 }
 
@@ -67,6 +81,7 @@ async fn requests() -> Vec<Figure> {
         Figure::new("packs in the bucket", objects.len() as f64, "").at_most(1.0),
         Figure::new("bytes in the bucket", objects.iter().map(|(_, size)| *size as f64).sum::<f64>() / MIB, "MiB"),
         Figure::new("PUT requests to S3", puts as f64, "").at_most(objects.len() as f64),
+        Figure::new("requests to S3 per push", all as f64 / PUSH_COUNT as f64, "").at_most(0.25).against(DISTRIBUTION_REQUESTS),
         Figure::new("other requests to S3", (all - puts) as f64, "").at_most(0.0),
     ]
 }
@@ -96,10 +111,10 @@ async fn memory() -> Vec<Figure> {
 }
 
 fn print(figures: &[Figure]) {
-    println!();
-    for Figure { what, value, unit, promise } in figures {
-        let promise = promise.map_or(String::new(), |promise| format!("at most {promise}"));
-        println!("{what:<46} {value:>10.1} {unit:<6} {promise}");
+    println!("\n{:<46} {:>10} {:<6} {:>14} {:>12}", "figure", "Larder", "", "at most", "Distribution");
+    for Figure { name, value, unit, against, goal } in figures {
+        let number = |number: &Option<f64>| number.map_or(String::new(), |number| number.to_string());
+        println!("{name:<46} {value:>10.2} {unit:<6} {:>14} {:>12}", number(goal), number(against));
     }
     println!();
 }
@@ -110,10 +125,16 @@ fn write(figures: &[Figure]) -> PathBuf {
     let path = folder.join("larder.json");
     let entries: Vec<Value> = figures
         .iter()
-        .map(|figure| json!({"what": figure.what, "value": figure.value, "unit": figure.unit, "promise": figure.promise}))
+        .map(|figure| {
+            let ratio = figure.against.map(|against| figure.value / against);
+            json!({
+                "name": figure.name, "value": figure.value, "unit": figure.unit,
+                "against": figure.against, "ratio": ratio, "goal": figure.goal, "met": figure.is_met(),
+            })
+        })
         .collect();
     std::fs::create_dir_all(&folder).unwrap_or_else(|error| panic!("make {}: {error}", folder.display()));
-    let text = serde_json::to_string_pretty(&json!({ "figures": entries })).expect("figures are JSON");
+    let text = serde_json::to_string_pretty(&entries).expect("figures are JSON");
     std::fs::write(&path, text + "\n").unwrap_or_else(|error| panic!("write {}: {error}", path.display()));
     path
 }
