@@ -15,12 +15,12 @@ pub enum Error {
     #[error("the archive is switched off on this node; set archive.url")]
     Off,
     /// Not the address of a bucket.
-    #[error("bucket {url:?}: {why}; write s3://BUCKET/PREFIX or file:///FOLDER")]
+    #[error("bucket {url:?}: {why}")]
     Url {
         /// What was given.
         url: String,
-        /// What is wrong with it.
-        why: &'static str,
+        /// What is wrong with it, and how it should look.
+        why: String,
     },
     /// Plain HTTP to another host.
     #[error("archive.endpoint {endpoint}: {why}; use an https:// endpoint")]

@@ -53,7 +53,7 @@ impl Inner {
         if let ArchiveUrl::Directory(path) = &address
             && !path.is_dir()
         {
-            return Err(Error::Url { url: url.to_owned(), why: "there is no such folder" });
+            return Err(Error::Url { url: url.to_owned(), why: "there is no such folder".to_owned() });
         }
         let _turn = self.turn.lock().await;
         let own = url.to_owned();

@@ -158,6 +158,7 @@ fn s43_mistakes_are_named_with_file_line_key_and_mend() {
     refused("[http]\nidle_timeout = 60\n", "this is no time; write whole numbers with units");
     refused("[http]\nidle_timeout = '0s'\n", "this has to be from 100ms to 1d");
     refused("[http]\npublic_url = 'registry.example.org'\n", "this is no URL");
+    refused("[http]\npublic_url = 'https://registry.example.org/\u{e9}'\n", "this is no URL");
     refused("[registry]\nmanifest_size_max = '17MiB'\n", "this has to be from 1.0 KiB to 16.0 MiB");
     refused("[registry]\nmanifest_size_max = '4 elephants'\n", "registry.manifest_size_max = \"4 elephants\": this is no size");
     refused("[registry]\nblob_size_max = '99999999999EiB'\n", "this has to be from");

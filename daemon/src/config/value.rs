@@ -125,7 +125,8 @@ impl Value {
         if authority.as_str().contains('@') {
             return Err(Fault::Credentials);
         }
-        if authority.host().is_empty() || uri.query().is_some() || text.contains('#') {
+        // It becomes a header, which takes ASCII only.
+        if authority.host().is_empty() || uri.query().is_some() || text.contains('#') || !text.is_ascii() {
             return Err(Fault::Url);
         }
         Ok(Some(text.to_owned()))

@@ -137,8 +137,9 @@ impl Journal {
         Ok(applied)
     }
 
-    /// Records of one origin behind `after`, at most `limit`.
+    /// Records of one origin behind `after`, at most `limit`; of this node's own only what is durable.
     pub(super) fn tail(&self, index: &Index, origin: &Origin, after: u64, limit: usize) -> Result<Vec<Numbered>> {
+        let until = if *origin == self.origin { self.vector().get(origin) } else { u64::MAX };
         let prefix = origin_key(origin);
         let from = journal_key(origin, after.saturating_add(1));
         let mut records = Vec::new();
@@ -149,7 +150,7 @@ impl Journal {
             let Some(row) = index.row::<RecordRow>(table_of(kind), &row_key(kind, &key))? else { continue };
             records.push(Numbered { origin: row.origin, sequence: row.sequence, record: parse(&row.record)? });
         }
-        records.retain(|numbered| numbered.origin == *origin && numbered.sequence > after);
+        records.retain(|numbered| numbered.origin == *origin && numbered.sequence > after && numbered.sequence <= until);
         Ok(records)
     }
 }
