@@ -137,22 +137,37 @@ impl Journal {
         Ok(applied)
     }
 
-    /// Records of one origin behind `after`, at most `limit`; of this node's own only what is durable.
-    pub(super) fn tail(&self, index: &Index, origin: &Origin, after: u64, limit: usize) -> Result<Vec<Numbered>> {
+    /// Reads at most `limit` places of an origin behind `after`; of this node's own only what is durable.
+    pub(super) fn page(&self, index: &Index, origin: &Origin, after: u64, limit: usize) -> Result<Page> {
         let until = if *origin == self.origin { self.vector().get(origin) } else { u64::MAX };
         let prefix = origin_key(origin);
         let from = journal_key(origin, after.saturating_add(1));
-        let mut records = Vec::new();
+        let mut page = Page::default();
         for row in index.scan(Table::Journal, &prefix, &from).take(limit) {
-            let (_, place) = row?;
-            let (kind, key): (u16, Vec<u8>) = decode(Table::Journal, &place)?;
-            // Superseded between the two reads: it stands elsewhere in the journal now.
-            let Some(row) = index.row::<RecordRow>(table_of(kind), &row_key(kind, &key))? else { continue };
-            records.push(Numbered { origin: row.origin, sequence: row.sequence, record: parse(&row.record)? });
+            let (place, key) = row?;
+            let sequence = sequence_of(&place)?;
+            if sequence > until {
+                break;
+            }
+            page.read = Some(sequence);
+            let (kind, key): (u16, Vec<u8>) = decode(Table::Journal, &key)?;
+            let standing = index.row::<RecordRow>(table_of(kind), &row_key(kind, &key))?;
+            // Superseded between the two reads: it stands elsewhere in the journal now, and is read there.
+            if let Some(row) = standing.filter(|row| row.origin == *origin && row.sequence == sequence) {
+                page.records.push(Numbered { origin: row.origin, sequence, record: parse(&row.record)? });
+            }
         }
-        records.retain(|numbered| numbered.origin == *origin && numbered.sequence > after && numbered.sequence <= until);
-        Ok(records)
+        Ok(page)
     }
+}
+
+/// A part of an origin's journal.
+#[derive(Debug, Default)]
+pub(super) struct Page {
+    /// Its records, by sequence.
+    pub records: Vec<Numbered>,
+    /// How far was read; further than the last record where later ones were superseded. `None`: nothing is left.
+    pub read: Option<u64>,
 }
 
 impl Writing<'_> {
@@ -364,6 +379,11 @@ fn origin_key(origin: &Origin) -> Vec<u8> {
 
 fn journal_key(origin: &Origin, sequence: u64) -> Vec<u8> {
     [&origin_key(origin)[..], &sequence.to_be_bytes()].concat()
+}
+
+fn sequence_of(place: &[u8]) -> Result<u64> {
+    let damaged = || Error::Damaged { what: "a key of the journal".to_owned(), detail: format!("it has {} bytes", place.len()) };
+    place.last_chunk().map(|bytes| u64::from_be_bytes(*bytes)).ok_or_else(damaged)
 }
 
 /// Milliseconds since 1970, by the wall clock.

@@ -256,7 +256,7 @@ impl Store {
 
     /// Records of one origin behind `after`, at most `limit`, by sequence.
     pub fn tail(&self, origin: &Origin, after: u64, limit: usize) -> Result<Vec<Numbered>> {
-        self.inner.journal.tail(&self.inner.index, origin, after, limit)
+        Ok(self.inner.journal.page(&self.inner.index, origin, after, limit)?.records)
     }
 
     /// One record, tombstones included.
@@ -348,19 +348,20 @@ impl Iterator for Exchange {
     fn next(&mut self) -> Option<Self::Item> {
         while self.ready.is_empty() {
             let (origin, after, until) = *self.origins.front()?;
-            let records = match self.store.tail(&origin, after, EXCHANGE_BATCH) {
-                Ok(records) => records,
+            let inner = &self.store.inner;
+            let page = match inner.journal.page(&inner.index, &origin, after, EXCHANGE_BATCH) {
+                Ok(page) => page,
                 Err(error) => {
                     self.origins.clear();
                     return Some(Err(error));
                 }
             };
             // What was superseded in between is sent under its new number, in this exchange or the next.
-            match records.last().map(|last| last.sequence) {
-                Some(last) if last < until => self.origins[0].1 = last,
+            match page.read {
+                Some(read) if read < until => self.origins[0].1 = read,
                 _ => drop(self.origins.pop_front()),
             }
-            self.ready.extend(records.into_iter().filter(|numbered| numbered.sequence <= until));
+            self.ready.extend(page.records.into_iter().filter(|numbered| numbered.sequence <= until));
         }
         self.ready.pop_front().map(Ok)
     }

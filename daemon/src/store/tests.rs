@@ -478,3 +478,30 @@ fn many_pushes_at_once_share_their_syncs() {
     let numbers: Vec<_> = store.tail(&store.origin(), 0, 10_000).expect("tail").iter().map(|numbered| numbered.sequence).collect();
     assert_eq!(numbers, (1..=480).collect::<Vec<_>>(), "every number once, none left out");
 }
+
+#[test]
+fn a_journal_that_is_read_while_it_is_written_leaves_nothing_out() {
+    let place = Place::new(1);
+    let store = place.open();
+    for round in 0..300u16 {
+        push_image(&store, "a", &format!("t{round}"), &round.to_be_bytes());
+    }
+    // One tag is written again and again, so that it moves through the journal while it is read; all others stand still.
+    std::thread::scope(|scope| {
+        let writer = scope.spawn(|| (0..400u16).for_each(|round| drop(push_image(&store, "a", "t299", &(round + 300).to_be_bytes()))));
+        while !writer.is_finished() {
+            let (mut after, mut tags) = (0, std::collections::BTreeSet::new());
+            loop {
+                let records = store.tail(&store.origin(), after, 7).expect("tail");
+                let Some(last) = records.last() else { break };
+                assert!(records.is_sorted_by_key(|numbered| numbered.sequence) && last.sequence > after);
+                after = last.sequence;
+                tags.extend(records.iter().filter_map(|numbered| match &numbered.record.key {
+                    Key::Tag(_, tag) => Some(tag.to_string()),
+                    _ => None,
+                }));
+            }
+            assert!((0..299).all(|round| tags.contains(&format!("t{round}"))), "{} tags", tags.len());
+        }
+    });
+}
