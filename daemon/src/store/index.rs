@@ -230,6 +230,18 @@ mod tests {
     }
 
     #[test]
+    fn golden_rows_of_version_1_stand() {
+        use larder_protocol::stamp::{HybridTime, NodeId, Stamp};
+
+        let blob = BlobRow { size: 70_000, root: [1; 32], crc64: 2, created_ms: 3, small: false };
+        super::super::tests::golden("blob.row", &codec::encode(&blob));
+        let origin = Origin { node: NodeId([4; 32]), incarnation: 5 };
+        let stamp = Stamp { time: HybridTime(6), node: NodeId([4; 32]) };
+        let record = RawRecord { kind: 3, key: b"team/app\0latest".to_vec(), value: Some(vec![7]), stamp };
+        super::super::tests::golden("record.row", &codec::encode(&RecordRow { origin, sequence: 8, record }));
+    }
+
+    #[test]
     fn a_scan_ends_with_its_prefix() {
         assert_eq!(successor(b"ab"), Some(b"ac".to_vec()));
         assert_eq!(successor(b"a\xff"), Some(b"b".to_vec()));

@@ -505,3 +505,14 @@ fn a_journal_that_is_read_while_it_is_written_leaves_nothing_out() {
         }
     });
 }
+
+/// Rows of version 1: a change here needs a new version byte, and a program that still reads the old one.
+pub(super) fn golden(name: &str, bytes: &[u8]) {
+    let file = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("testdata/v1").join(name);
+    let expected = std::fs::read(&file).unwrap_or_else(|_| {
+        // A row that is new in this version has no file yet.
+        std::fs::write(&file, bytes).expect("write the golden file");
+        panic!("{} was missing and is written: look at it and commit it", file.display())
+    });
+    assert!(bytes == expected, "{name} is encoded differently from {}", file.display());
+}

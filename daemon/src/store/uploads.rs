@@ -285,3 +285,22 @@ fn row_key(id: Uuid) -> Vec<u8> {
 pub(super) fn is_session(inner: &Inner, id: Uuid) -> bool {
     lock(&inner.sessions).contains_key(&id)
 }
+
+#[cfg(test)]
+mod tests {
+    use larder_protocol::codec;
+
+    use super::*;
+    use crate::store::hashing::Hashes;
+
+    #[test]
+    fn golden_session_rows_of_version_1_stand() {
+        for algorithm in [Algorithm::Sha256, Algorithm::Sha512] {
+            let mut hashes = Hashes::new(algorithm);
+            hashes.update(b"the first bytes");
+            let repository = "team/app".parse().expect("name");
+            let row = SessionRow { repository, algorithm, touched_ms: 9, hashes: Some(hashes.save()) };
+            crate::store::tests::golden(&format!("session-{algorithm}.row"), &codec::encode(&row));
+        }
+    }
+}
