@@ -254,9 +254,16 @@ impl Store {
         Ok(Exchange { store: self.clone(), vector, origins, ready: VecDeque::new() })
     }
 
-    /// Records of one origin behind `after`, at most `limit`, by sequence.
-    pub fn tail(&self, origin: &Origin, after: u64, limit: usize) -> Result<Vec<Numbered>> {
-        Ok(self.inner.journal.page(&self.inner.index, origin, after, limit)?.records)
+    /// Records of one origin behind `after`, at most `limit`, by sequence; none only where nothing is left.
+    pub fn tail(&self, origin: &Origin, mut after: u64, limit: usize) -> Result<Vec<Numbered>> {
+        loop {
+            let page = self.inner.journal.page(&self.inner.index, origin, after, limit)?;
+            match page.read {
+                // All of it was superseded while it was read.
+                Some(read) if page.records.is_empty() => after = read,
+                _ => return Ok(page.records),
+            }
+        }
     }
 
     /// One record, tombstones included.
