@@ -1,10 +1,12 @@
 //! Running other people's programs: bounded in time, away from the user's own storage, and loud when they fail.
 
-use std::path::Path;
-use std::process::Command;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
 
 /// No client takes longer for the small images of this suite, even on a busy machine.
 const SECONDS: &str = "120";
+/// What `timeout` says when there is no such program.
+const MISSING: i32 = 127;
 
 /// Runs a program to its end; what it printed to stdout, trimmed.
 ///
@@ -15,19 +17,20 @@ pub fn run(home: &Path, program: &str, arguments: &[&str]) -> String {
 }
 
 /// Runs a program to its end; what it printed, or all it said when it failed.
+///
+/// # Panics
+/// When it is missing.
 pub fn try_run(home: &Path, program: &str, arguments: &[&str]) -> Result<String, String> {
     let mut command = Command::new("timeout");
-    command.args(["--kill-after=5", SECONDS, program]).args(arguments);
+    command.args(["--kill-after=5", SECONDS, program]).args(arguments).stdin(Stdio::null());
     // What the user has configured for these clients stays out of it.
-    command
-        .env("HOME", home)
-        .env("XDG_RUNTIME_DIR", home)
-        .env("XDG_CONFIG_HOME", home)
-        .env_remove("DOCKER_CONFIG")
-        .env_remove("REGISTRY_AUTH_FILE");
+    command.env("HOME", home).env("XDG_RUNTIME_DIR", home).env("XDG_CONFIG_HOME", home.join(".config"));
+    for name in ["DOCKER_CONFIG", "DOCKER_HOST", "REGISTRY_AUTH_FILE", "CONTAINERS_REGISTRIES_CONF", "CONTAINER_HOST", "STORAGE_DRIVER"] {
+        command.env_remove(name);
+    }
     command.env("no_proxy", "127.0.0.1").env("NO_PROXY", "127.0.0.1");
     let output = command.output().unwrap_or_else(|error| panic!("run timeout {program}: {error}"));
-    assert_ne!(output.status.code(), Some(127), "there is no {program}; `packaging/setup test` installs it");
+    assert_ne!(output.status.code(), Some(MISSING), "there is no {program}; `packaging/setup test` installs it");
     if output.status.success() {
         Ok(String::from_utf8_lossy(&output.stdout).trim().to_owned())
     } else {
@@ -35,9 +38,107 @@ pub fn try_run(home: &Path, program: &str, arguments: &[&str]) -> Result<String,
     }
 }
 
+/// A Docker engine that belongs to a test; ended, with all its mounts, when it is dropped.
+pub struct Engine {
+    // Short, because sockets have short names.
+    folder: tempfile::TempDir,
+}
+
+impl Engine {
+    /// An engine as it is without any configuration.
+    pub fn start() -> Self {
+        Self::start_with("{}")
+    }
+
+    /// An engine with this `daemon.json`.
+    pub fn start_with(configuration: &str) -> Self {
+        let folder = tempfile::Builder::new().prefix("ld-").tempdir_in("/tmp").expect("temporary folder");
+        std::fs::write(folder.path().join("daemon.json"), configuration).expect("write daemon.json");
+        // Before it starts: what is left of a start that fails is ended too.
+        let engine = Self { folder };
+        run(engine.home(), text(&Self::script()), &["start", text(engine.home())]);
+        engine
+    }
+
+    fn script() -> PathBuf {
+        Path::new(env!("CARGO_MANIFEST_DIR")).join("../packaging/demo/dockerd")
+    }
+
+    fn home(&self) -> &Path {
+        self.folder.path()
+    }
+
+    /// The socket of the containerd that the engine runs.
+    pub fn containerd(&self) -> PathBuf {
+        self.home().join("exec/containerd/containerd.sock")
+    }
+
+    /// Runs a docker command with this engine.
+    pub fn docker(&self, arguments: &[&str]) -> String {
+        let socket = format!("unix://{}/docker.sock", self.home().display());
+        let arguments: Vec<_> = ["-H", &socket].into_iter().chain(arguments.iter().copied()).collect();
+        run(self.home(), "/usr/bin/docker", &arguments)
+    }
+
+    /// The id of an image that the engine has.
+    pub fn id(&self, name: &str) -> String {
+        self.docker(&["image", "inspect", "--format", "{{.Id}}", name])
+    }
+
+    /// Makes the engine forget every image: docker asks only for what it lacks, and a pull would prove nothing.
+    pub fn forget(&self) {
+        self.docker(&["system", "prune", "--all", "--force"]);
+        assert_eq!(self.docker(&["image", "ls", "--all", "--quiet"]), "", "docker still has images");
+    }
+}
+
+impl Drop for Engine {
+    fn drop(&mut self) {
+        if let Err(said) = try_run(self.home(), text(&Self::script()), &["stop", text(self.home())]) {
+            eprintln!("the test's Docker engine could not be ended: {said}");
+        }
+    }
+}
+
+/// Podman or buildah with storage of its own.
+pub struct Client<'a> {
+    program: &'static str,
+    home: &'a Path,
+    storage: Vec<String>,
+}
+
+impl<'a> Client<'a> {
+    /// `program` with empty storage in the folder `name` of `home`.
+    pub fn new(program: &'static str, home: &'a Path, name: &str) -> Self {
+        let folder = home.join(name);
+        let storage = vec![
+            format!("--root={}", folder.join("root").display()),
+            format!("--runroot={}", folder.join("run").display()),
+            "--storage-driver=vfs".to_owned(),
+        ];
+        Self { program, home, storage }
+    }
+
+    /// Runs one of its commands.
+    pub fn run(&self, arguments: &[&str]) -> String {
+        let arguments: Vec<_> = self.storage.iter().map(String::as_str).chain(arguments.iter().copied()).collect();
+        run(self.home, self.program, &arguments)
+    }
+
+    /// Pulls over plain HTTP; gives the image's id.
+    pub fn pull(&self, name: &str) -> String {
+        self.run(&["pull", "--quiet", "--tls-verify=false", name])
+    }
+}
+
+/// The id of the image that a manifest in a registry describes.
+pub fn id_of(manifest: &larder_harness::Response) -> String {
+    manifest.json()["config"]["digest"].as_str().expect("a manifest names its config").to_owned()
+}
+
 /// A folder with a root file system of a few files, made of Debian's static busybox, and it as a tar beside it.
-pub fn root_file_system(scratch: &Path, seed: &str) -> (std::path::PathBuf, std::path::PathBuf) {
-    let (root, tar) = (scratch.join("root"), scratch.join("root.tar"));
+pub fn root_file_system(scratch: &Path, seed: &str) -> (PathBuf, PathBuf) {
+    let (root, tar) = (scratch.join(format!("{seed}-root")), scratch.join(format!("{seed}.tar")));
     std::fs::create_dir_all(root.join("bin")).expect("make a folder");
     std::fs::copy("/bin/busybox", root.join("bin/busybox")).expect("/bin/busybox: `packaging/setup test` installs it");
     std::fs::write(root.join("hello"), seed).expect("write");
@@ -48,4 +149,10 @@ pub fn root_file_system(scratch: &Path, seed: &str) -> (std::path::PathBuf, std:
 /// A path as an argument.
 pub fn text(path: &Path) -> &str {
     path.to_str().expect("temporary paths are UTF-8")
+}
+
+#[test]
+#[should_panic(expected = "there is no no-such-client; `packaging/setup test` installs it")]
+fn a_client_that_is_missing_fails_its_test_and_is_not_skipped() {
+    run(Path::new("/tmp"), "no-such-client", &[]);
 }
