@@ -488,7 +488,11 @@ fn a_journal_that_is_read_while_it_is_written_leaves_nothing_out() {
     }
     // One tag is written again and again, so that it moves through the journal while it is read; all others stand still.
     std::thread::scope(|scope| {
-        let writer = scope.spawn(|| (0..400u16).for_each(|round| drop(push_image(&store, "a", "t299", &(round + 300).to_be_bytes()))));
+        let writer = scope.spawn(|| {
+            for round in 300..700u16 {
+                push_image(&store, "a", "t299", &round.to_be_bytes());
+            }
+        });
         while !writer.is_finished() {
             let (mut after, mut tags) = (0, std::collections::BTreeSet::new());
             loop {
