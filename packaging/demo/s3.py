@@ -16,7 +16,7 @@ import urllib.request
 import xml.etree.ElementTree as xml
 from pathlib import Path
 
-from machine import Process, clean_environment, free_ports, wait_until
+from machine import Failed, Process, clean_environment, free_ports, wait_until
 
 REGION = "us-east-1"
 BUCKET = "larder"
@@ -127,7 +127,22 @@ class Server(Process):
             path.unlink(missing_ok=True)
 
     def requests(self):
-        """What the server itself has counted for the bucket: {type of request: count}."""
+        """What the server itself has counted for the bucket: {type of request: count}.
+
+        It counts a request after it has sent the answer, so the last ones may be missing for a moment: what it says has to
+        be the same twice.
+        """
+        counts = self._counted()
+        deadline = time.monotonic() + 30
+        while True:
+            time.sleep(0.5)
+            earlier, counts = counts, self._counted()
+            if counts == earlier:
+                return counts
+            if time.monotonic() > deadline:
+                raise Failed(f"the S3 server's requests have not come to rest in 30 seconds: {counts}")
+
+    def _counted(self):
         with urllib.request.urlopen(f"http://127.0.0.1:{self.metrics_port}/metrics", timeout=10) as answer:
             text = answer.read().decode()
         counts = {}
