@@ -31,12 +31,14 @@ use tokio::sync::watch;
 use crate::config::Durability;
 
 mod blobs;
+mod edges;
 mod error;
 mod hashing;
 mod index;
 mod journal;
 mod layout;
 mod manifests;
+mod removal;
 mod staged;
 mod staging;
 mod tags;
@@ -48,12 +50,14 @@ pub use blobs::Content;
 pub use error::{Error, InvalidManifest, Result};
 pub use layout::DataFolder;
 pub use manifests::{ManifestPush, ManifestView, StoredManifest};
+pub use removal::Trashed;
 pub use staging::{StagedReader, Staging};
 pub use tags::TagInfo;
 pub use uploads::Upload;
 
 use index::{Batch, Index, RecordRow, Table, decode};
 use journal::Journal;
+use removal::Digests;
 use uploads::Sessions;
 
 /// The id of a cluster: random, given by its first node.
@@ -94,6 +98,7 @@ struct Inner {
     index: Index,
     journal: Journal,
     sessions: Mutex<Sessions>,
+    digests: Digests,
     cluster: Mutex<ClusterId>,
 }
 
@@ -160,7 +165,9 @@ impl Store {
                 cluster
             }
         };
-        let mut inner = Inner { folder, options, index, journal, sessions: Mutex::default(), cluster: Mutex::new(cluster) };
+        edges::ensure(&index)?;
+        let cluster = Mutex::new(cluster);
+        let mut inner = Inner { folder, options, index, journal, sessions: Mutex::default(), digests: Digests::default(), cluster };
         inner.sessions = Mutex::new(uploads::load(&inner)?);
         staged::settle(&inner)?;
         staged::sweep(&inner.folder.uploads(), |id| Ok(uploads::is_session(&inner, id)))?;
