@@ -25,12 +25,19 @@ impl Place {
     }
 
     pub(super) fn open(&self) -> Store {
+        self.open_with(Duration::from_secs(3600))
+    }
+
+    /// With the age at which links are renewed.
+    pub(super) fn open_with(&self, renew_after: Duration) -> Store {
         let options = Options {
             node: NodeId([self.node; 32]),
             durability: Durability::Relaxed,
             max_clock_drift: Duration::from_secs(300),
             uploads_max: 8,
             blob_size_max: 64 << 20,
+            renew_after,
+            immutable_tags: vec!["team/fixed:v*".parse().expect("pattern")],
         };
         Store::open(DataFolder::open(&self.folder.path().join("data")).expect("folder"), options).expect("store")
     }
