@@ -18,8 +18,8 @@ const IMPORTS: [(&str, &[&str]); 7] = [
     ("peers", &["store"]),
     ("lookup", &["archive", "peers", "store"]),
     ("registry", &["lookup", "store"]),
-    // It shows what the others say of themselves, so it names their status values; its HTTP bodies and queries are the registry's.
     ("upkeep", &["store"]),
+    // It shows what the others say of themselves, so it names their status values; its HTTP bodies and queries are the registry's.
     ("admin", &["archive", "peers", "registry", "store", "upkeep"]),
 ];
 /// All rooms, and what only the top may name.
