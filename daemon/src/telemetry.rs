@@ -65,6 +65,10 @@ pub struct Metrics {
     pub archive_pending_bytes: Gauge<u64, AtomicU64>,
     /// Packs sealed and recorded.
     pub packs_sealed: Counter,
+    /// Blobs that were found damaged and put aside.
+    pub quarantined_blobs: Counter,
+    /// Blobs that were put aside and have not come back.
+    pub lost_blobs: Gauge,
     /// Blobs that the garbage collector took off the disk.
     pub gc_blobs: Counter,
     /// Their bytes.
@@ -100,6 +104,8 @@ impl Default for Metrics {
         let bucket_requests: Family<KindLabel, Counter> = metric!("bucket_requests", "Requests to the bucket, by kind");
         let archive_pending_bytes: Gauge<u64, AtomicU64> = metric!("archive_pending", "Bytes waiting to be archived", bytes);
         let packs_sealed: Counter = metric!("packs_sealed", "Packs sealed and recorded");
+        let quarantined_blobs: Counter = metric!("quarantined_blobs", "Blobs that were found damaged and put aside");
+        let lost_blobs: Gauge = metric!("lost_blobs", "Blobs that were put aside and have not come back");
         let gc_blobs: Counter = metric!("gc_blobs", "Blobs that the garbage collector took off the disk");
         let gc_bytes: Counter = metric!("gc", "Bytes that the garbage collector took off the disk", bytes);
         Self {
@@ -118,6 +124,8 @@ impl Default for Metrics {
             bucket_requests,
             archive_pending_bytes,
             packs_sealed,
+            quarantined_blobs,
+            lost_blobs,
             gc_blobs,
             gc_bytes,
         }

@@ -87,12 +87,13 @@ pub(super) fn push_image(store: &Store, name: &str, tag: &str, content: &[u8]) -
 }
 
 pub(super) fn read(content: Content) -> Vec<u8> {
-    use std::os::unix::fs::FileExt;
     match content {
         Content::Memory(bytes) => bytes.to_vec(),
-        Content::File { file, size } => {
-            let mut bytes = vec![0; size as usize];
-            file.read_exact_at(&mut bytes, 0).expect("read");
+        Content::File(file) => {
+            let mut bytes = vec![0; file.size() as usize];
+            for (index, chunk) in bytes.chunks_mut(CHUNK_SIZE as usize).enumerate() {
+                file.read_chunk(index as u64, chunk).expect("read");
+            }
             bytes
         }
     }
