@@ -21,6 +21,9 @@ const KEPT: u64 = 24;
 /// Images under `free` tags that are left alone in each repository.
 const FREE_MAX: usize = 40;
 
+/// Noise of so many bytes is nobody else's.
+const OWN_SIZE_MIN: u64 = 16;
+
 /// All of them.
 pub struct Shared {
     traffic: Arc<Traffic>,
@@ -149,7 +152,12 @@ impl Shared {
             let Some(document) = state.order.get(random.below(FREE_MAX as u64) as usize).map(|digest| &state.pushed[digest].1) else {
                 return;
             };
-            let digest = document.blobs[0].digest.clone();
+            let blob = document.blobs[0].clone();
+            // The shortest blobs are many images', whatever their seed.
+            if blob.content.size < OWN_SIZE_MIN {
+                return;
+            }
+            let digest = blob.digest.clone();
             state.deleted.insert(digest.clone());
             digest
         };
