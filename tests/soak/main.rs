@@ -52,12 +52,8 @@ async fn f41_f42_everything_at_once_loses_nothing_and_leaves_nothing() {
     let mut random = Random::printed("soak");
     let seconds_of = |time: Duration| format!("{}s", time.as_secs());
     let node = Node::builder(PROGRAM).name("soak").archive("none").env("LARDER_REGISTRY__UPLOAD_AGE_MAX", "5s");
-    // A program without a collector knows neither its settings nor its command.
-    let collects = node.clone().create().cli(&["gc", "--help"]).await.is_ok();
-    let with_gc = || {
-        node.clone().env("LARDER_GC__GRACE", seconds_of(GRACE)).env("LARDER_GC__TRASH", seconds_of(TRASH)).env("LARDER_GC__PERIOD", "0s")
-    };
-    let node = if collects { with_gc() } else { node }.start().await;
+    let node = node.env("LARDER_GC__GRACE", seconds_of(GRACE)).env("LARDER_GC__TRASH", seconds_of(TRASH)).env("LARDER_GC__PERIOD", "0s");
+    let node = node.start().await;
     let traffic = Arc::new(Traffic::new(node.url()));
     let shared = Arc::new(Shared::new(traffic.clone(), random.number()));
     let end = Instant::now() + Duration::from_secs(seconds);
@@ -80,11 +76,7 @@ async fn f41_f42_everything_at_once_loses_nothing_and_leaves_nothing() {
         });
     }
     let (mut watch, mut clients_left) = (Watch::default(), Vec::new());
-    let collecting = async {
-        if collects {
-            collect(&node, &traffic, end).await;
-        }
-    };
+    let collecting = collect(&node, &traffic, end);
     let watching = async {
         while Instant::now() < end {
             watch.look(&node);
@@ -105,9 +97,6 @@ async fn f41_f42_everything_at_once_loses_nothing_and_leaves_nothing() {
     named.extend(clients_left.iter().flat_map(Client::named).map(|(digest, size)| (digest.to_owned(), size)));
     let most = named.values().filter(|size| **size > SMALL_MAX).count();
     wait_until("the garbage to be gone", EMPTY_DEADLINE, async || {
-        if !collects {
-            return Some(());
-        }
         node.cli(&["gc"]).await.unwrap_or_else(|error| panic!("larder gc: {error}"));
         tokio::time::sleep(COLLECT_PAUSE).await;
         (files(&node.data_dir().join("blobs")) <= most).then_some(())
