@@ -136,7 +136,8 @@ fn queries_and_paths_decode_to_what_was_encoded() {
     let encode = |text: &str| text.bytes().map(|byte| format!("%{byte:02x}")).collect::<String>();
     let corpus = ["digest=sha256%3Aab&tag=a&tag=b+c&&empty=&flag", "n=5&last=%E2%82%AC", "a=%ff", "%zz=1"];
     fuzz("queries", &corpus, &["%", "%%", "%0", "&", "=", "+", "%C3%A9", "%00", "%2", "é", "tag="], |input| {
-        let Ok(text) = std::str::from_utf8(input) else { return false.into() };
+        // Each parameter is looked for among all: what is longer than this only takes longer.
+        let Some(text) = std::str::from_utf8(input).ok().filter(|text| text.len() <= 500) else { return false.into() };
         for plus in [Plus::Plus, Plus::Space] {
             if let Some(decoded) = decode(text, plus) {
                 assert!(decoded.len() <= text.len(), "decoding makes nothing longer");

@@ -16,6 +16,8 @@ const CORPUS_MAX: usize = 2_000;
 const LENGTH_MAX: usize = 8 << 10;
 /// Mutations of one input, at most.
 const MUTATIONS_MAX: u64 = 5;
+/// What is near to letters and digits: where grammars end.
+const NEAR: &[u8] = b"-._/:%+?&=,~ \0aZ09\x7f\xff";
 /// No target may take longer for one input, on a machine that does other things too.
 const TIME_MAX: Duration = Duration::from_secs(2);
 
@@ -89,8 +91,7 @@ fn mutated(random: &mut Random, corpus: &[Vec<u8>], words: &[&str]) -> Vec<u8> {
             0 if at < input.len() => input[at] ^= 1 << random.below(8),
             1 if at < input.len() => input[at] = random.number() as u8,
             2 => input.insert(at, random.number() as u8),
-            // What is near to letters and digits is where grammars end.
-            3 => input.insert(at, b"-._/:%+?&=,~ \0aZ09\x7f\xff"[random.below(22) as usize]),
+            3 => input.insert(at, NEAR[random.below(NEAR.len() as u64) as usize]),
             4 => drop(input.drain(at..end)),
             5 => drop(input.splice(at..at, input[at..end].to_vec())),
             6 | 7 if !words.is_empty() => drop(input.splice(at..end.min(at + 4), words[random.below(words.len() as u64) as usize].bytes())),
