@@ -40,9 +40,8 @@ fn expected(body: &Value) -> Option<Vec<Digest>> {
             named.push(digest);
         }
     }
-    match body.get("subject").filter(|subject| !subject.is_null()) {
-        Some(subject) => named.push(subject["digest"].as_str()?.parse().ok()?),
-        None => {}
+    if let Some(subject) = body.get("subject").filter(|subject| !subject.is_null()) {
+        named.push(subject["digest"].as_str()?.parse().ok()?);
     }
     Some(named)
 }
