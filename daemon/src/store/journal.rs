@@ -259,6 +259,8 @@ impl Writing<'_> {
             index.put(batch, Table::Listed, &key, &row);
         }
         match (&record.key, before.and_then(|before| before.value.as_ref()), &record.value) {
+            // A tag that names what it named before has no other version.
+            (Key::Tag(_, _), Some(Value::Tag(old)), Some(Value::Tag(new))) if old.digest == new.digest => {}
             (Key::Tag(repository, tag), Some(Value::Tag(_)), _) => {
                 let before = before.expect("its value was there");
                 let newest_first = !before.stamp.time.0;

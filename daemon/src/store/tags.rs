@@ -106,11 +106,12 @@ impl Store {
         if writing.live(&Key::Manifest(repository.clone(), *digest))?.is_none() {
             return Err(Error::Missing(vec![*digest]));
         }
-        let changed = point(inner, &mut writing, repository, tag.clone(), *digest)?;
-        if changed {
-            writing.commit()?;
+        if may_point(inner, &writing, repository, tag, digest)? {
+            return Ok(false);
         }
-        Ok(changed)
+        point(&mut writing, repository, tag.clone(), *digest)?;
+        writing.commit()?;
+        Ok(true)
     }
 
     /// Forgets all but the newest versions of tags, from a place on, through at least `limit` rows; says how many, and where to go on.
@@ -159,19 +160,20 @@ impl Store {
     }
 }
 
-/// Lets a tag name a manifest; `false` when it does so already.
-pub(super) fn point(inner: &Inner, writing: &mut Writing<'_>, repository: &RepositoryName, tag: Tag, digest: Digest) -> Result<bool> {
-    let key = Key::Tag(repository.clone(), tag.clone());
-    let standing = writing.standing(&key)?.filter(|record| record.value.is_some());
-    if let Some(Value::Tag(target)) = standing.as_ref().and_then(|record| record.value.as_ref()) {
-        if target.digest == digest {
-            return Ok(false);
-        }
-        may_change(inner, repository, &tag)?;
+/// Lets a tag name a manifest; also when it does so already, because a push is later than what is not known here yet.
+pub(super) fn point(writing: &mut Writing<'_>, repository: &RepositoryName, tag: Tag, digest: Digest) -> Result<()> {
+    let key = Key::Tag(repository.clone(), tag);
+    let replaced = writing.standing(&key)?.filter(|record| record.value.is_some()).map(|record| record.stamp);
+    writing.record(key, Some(Value::Tag(TagTarget { digest, replaced })))
+}
+
+/// Whether a tag names this manifest already; refuses to let it name another one when it is there and immutable.
+pub(super) fn may_point(inner: &Inner, writing: &Writing<'_>, repository: &RepositoryName, tag: &Tag, digest: &Digest) -> Result<bool> {
+    match writing.live(&Key::Tag(repository.clone(), tag.clone()))? {
+        Some(Value::Tag(target)) if target.digest == *digest => Ok(true),
+        Some(_) => may_change(inner, repository, tag).map(|()| false),
+        None => Ok(false),
     }
-    let replaced = standing.map(|record| record.stamp);
-    writing.record(key, Some(Value::Tag(TagTarget { digest, replaced })))?;
-    Ok(true)
 }
 
 /// Refuses to change a tag that is there and immutable.
