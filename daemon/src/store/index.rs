@@ -16,8 +16,7 @@
 //! | location | digest key, pack id | offset, length |
 //! | job | `trash/`, digest key | [`super::removal::TrashRow`] |
 //! | lease | digest key | when it was last pulled |
-//!
-//! `listed` has its keys in the file of that name.
+//! | listed | kind, repository, NUL, tag or digest key | see `listed` |
 //!
 //! Manifests rest in their record's row; so their bytes are there as soon as the record is.
 
