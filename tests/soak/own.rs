@@ -189,9 +189,8 @@ impl Client {
     }
 
     async fn upload(&mut self, at: usize, blob: &Arc<Blob>) {
-        self.traffic.upload(&mut self.random, &self.repositories[at].name, blob).await;
-        // The grace begins when the node ends the upload, which was some time before now: at least the time of an answer on loopback.
-        self.repositories[at].hold(blob, Instant::now() - ANSWER);
+        let sent = self.traffic.upload(&mut self.random, &self.repositories[at].name, blob).await;
+        self.repositories[at].hold(blob, sent);
     }
 
     async fn mount(&mut self, from: usize, to: usize, blob: &Arc<Blob>) -> bool {
@@ -331,6 +330,3 @@ impl Client {
         manifests.flat_map(|manifest| &manifest.blobs).map(|blob| (blob.digest.as_str(), blob.content.size))
     }
 }
-
-/// An answer of one end of an upload takes no longer on loopback: what the model takes off the grace.
-const ANSWER: Duration = Duration::from_millis(500);

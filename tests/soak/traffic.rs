@@ -130,16 +130,17 @@ impl Traffic {
         answer
     }
 
-    /// Pushes a blob in one of the ways there are.
-    pub async fn upload(&self, random: &mut Random, repository: &str, blob: &Blob) {
+    /// Pushes a blob in one of the ways there are; gives when the request was sent that ended it.
+    pub async fn upload(&self, random: &mut Random, repository: &str, blob: &Blob) -> Instant {
         let octets = [("content-type", "application/octet-stream")];
         let (content, digest) = (blob.content, &blob.digest);
         let start = format!("/v2/{repository}/blobs/uploads/");
         let way = random.below(4);
         if way == 0 {
             let path = format!("{start}?digest={digest}");
+            let sent = Instant::now();
             self.send("push a blob in one POST", "POST", &path, &octets, Body::content(content)).await.expect(201, &path);
-            return;
+            return sent;
         }
         let opened = self.send("open an upload", "POST", &start, &[], Body::empty()).await.expect(202, &start);
         let mut location = opened.header("location").to_owned();
@@ -169,7 +170,9 @@ impl Traffic {
             }
         }
         let path = larder_harness::registry::with_digest(&location, digest);
+        let sent = Instant::now();
         self.send("end an upload", "PUT", &path, &octets, rest).await.expect(201, &path);
+        sent
     }
 
     /// Begins an upload and gives it up.
