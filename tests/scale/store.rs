@@ -74,27 +74,20 @@ pub fn generate(folder: &Path, scale: Scale) {
     write(&store, 1, |_| (tag_key(&deleted, LEFT), target(manifest)));
     for number in 0..FILES {
         let content = Content::new(number, FILE_SIZE);
-        let mut upload = store.create_upload(&large, Algorithm::Sha256).expect("open an upload");
-        content.chunks().for_each(|chunk| upload.append(&chunk).expect("append"));
-        upload.finish(content.digest().parse().expect("a digest")).expect("finish an upload");
+        push(&store, &large, &content.chunks().collect::<Vec<_>>());
     }
     store.close();
 }
 
 /// Pushes an image of ten small blobs to a repository, under one tag.
 fn small(store: &Store, repository: &RepositoryName, number: u64, random: &mut Random) -> Digest {
-    let blobs: Vec<_> = (0..BLOBS_EACH)
+    let described: Vec<_> = (0..BLOBS_EACH)
         .map(|_| {
             let mut bytes = vec![0; 40 + random.below(100) as usize];
             random.fill(&mut bytes);
-            bytes.into()
+            let digest = push(store, repository, &[bytes.as_slice()]);
+            json!({"mediaType": "application/octet-stream", "digest": digest.to_string(), "size": bytes.len()})
         })
-        .collect();
-    let digests = store.put_small(repository, &blobs).expect("store blobs");
-    let described: Vec<_> = digests
-        .iter()
-        .zip(&blobs)
-        .map(|(digest, bytes)| json!({"mediaType": "application/octet-stream", "digest": digest.to_string(), "size": bytes.len()}))
         .collect();
     let body = json!({"schemaVersion": 2, "mediaType": MEDIA_TYPE, "config": described[0], "layers": described[1..]}).to_string();
     let digest = Digest::sha256(body.as_bytes());
@@ -106,6 +99,15 @@ fn small(store: &Store, repository: &RepositoryName, number: u64, random: &mut R
         bytes: body.into(),
     };
     store.put_manifest(push).expect("store a manifest");
+    digest
+}
+
+/// Pushes a blob as clients do, without the wire.
+fn push(store: &Store, repository: &RepositoryName, parts: &[impl AsRef<[u8]>]) -> Digest {
+    let digest = Digest::sha256(&parts.iter().flat_map(AsRef::as_ref).copied().collect::<Vec<u8>>());
+    let mut upload = store.create_upload(repository, Algorithm::Sha256).expect("open an upload");
+    parts.iter().for_each(|part| upload.append(part.as_ref()).expect("append to an upload"));
+    upload.finish(digest).expect("finish an upload");
     digest
 }
 

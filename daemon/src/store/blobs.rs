@@ -1,23 +1,20 @@
 //! Verified, immutable blobs: reading them, and the links that make them readable in a repository.
 
-use std::collections::BTreeMap;
 use std::fs::File;
 use std::io;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use larder_protocol::digest::{Algorithm, Digest};
+use larder_protocol::digest::Digest;
 use larder_protocol::name::RepositoryName;
 use larder_protocol::record::{Key, Link, Value};
 
+use super::Store;
 use super::edges;
 use super::error::{Error, Result};
 use super::garbage::rely;
-use super::hashing::Hashes;
 use super::index::{BlobRow, Table};
-use super::journal::now_ms;
 use super::removal;
-use super::{SMALL_MAX, Store};
 
 /// A blob's bytes, opened.
 #[derive(Clone, Debug)]
@@ -102,42 +99,6 @@ impl Store {
     /// Repositories with a live link of a blob, in byte order, at most `limit`.
     pub fn repositories_linking(&self, digest: &Digest, limit: usize) -> Result<Vec<RepositoryName>> {
         edges::linking(&self.inner.index, digest).take(limit).collect()
-    }
-
-    /// Stores small blobs that are at hand and links them in a repository, all in one batch; for whoever has many of them, and no client that
-    /// waits for each. Gives their digests.
-    ///
-    /// # Errors
-    /// `TooLarge`: one is larger than what the index holds itself.
-    pub fn put_small(&self, repository: &RepositoryName, blobs: &[Bytes]) -> Result<Vec<Digest>> {
-        let inner = &self.inner;
-        if blobs.iter().any(|bytes| bytes.len() as u64 > SMALL_MAX) {
-            return Err(Error::TooLarge { limit: SMALL_MAX });
-        }
-        let hashed = blobs.iter().map(|bytes| {
-            let mut hashes = Hashes::new(Algorithm::Sha256);
-            hashes.update(bytes);
-            let hashed = hashes.finish();
-            (hashed.digest, (hashed.link, bytes))
-        });
-        let hashed: Vec<_> = hashed.collect();
-        let digests = hashed.iter().map(|(digest, _)| *digest).collect();
-        // ORDER: sorted, so that two who hold several of the same digests never wait for each other.
-        let distinct: BTreeMap<_, _> = hashed.into_iter().collect();
-        let _held: Vec<_> = distinct.keys().map(|digest| inner.digests.hold(*digest)).collect();
-        let mut writing = inner.journal.write(&inner.index);
-        for (digest, (link, bytes)) in distinct {
-            let key = digest.to_key();
-            if inner.index.row::<BlobRow>(Table::Blob, &key)?.is_none() {
-                let row = BlobRow { size: link.size, root: link.root, crc64: link.crc64, created_ms: now_ms(), small: true };
-                inner.index.put_row(&mut writing.batch, Table::Blob, &key, &row);
-                inner.index.put(&mut writing.batch, Table::Small, &key, bytes);
-                removal::forget(inner, &mut writing.batch, &digest);
-            }
-            rely(inner, &mut writing, Key::Link(repository.clone(), digest), link)?;
-        }
-        writing.commit()?;
-        Ok(digests)
     }
 
     /// Removes a blob's link from a repository; `false` when there was none.
