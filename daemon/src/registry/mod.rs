@@ -44,6 +44,8 @@ use crate::telemetry::{HttpLabels, Metrics};
 mod blobs;
 mod body;
 mod error;
+#[cfg(test)]
+mod fuzz;
 mod manifests;
 pub(crate) mod query;
 mod range;

@@ -16,6 +16,7 @@
 //! | location | digest key, pack id | offset, length |
 //! | job | `trash/`, digest key | [`super::removal::TrashRow`] |
 //! | lease | digest key | when it was last pulled |
+//! | listed | kind, repository, NUL, tag or digest key | see `listed` |
 //!
 //! Manifests rest in their record's row; so their bytes are there as soon as the record is.
 
@@ -38,6 +39,8 @@ use super::error::{Error, Result};
 const BLOCK_CACHE_BYTES: usize = 32 << 20;
 /// Memory for rows that are not in a file yet, all tables together.
 const WRITE_BUFFERS_BYTES: usize = 32 << 20;
+/// So many deletes among so many rows in a row, and the file is compacted soon: RocksDB's own tombstones are stepped over as well.
+const COMPACT_DELETES: (usize, usize) = (1024, 512);
 /// Files that the index keeps open.
 const OPEN_FILES_MAX: i32 = 512;
 
@@ -59,10 +62,11 @@ pub(super) enum Table {
     Pack,
     Job,
     Record,
+    Listed,
 }
 
 impl Table {
-    const ALL: [(Table, &'static str); 15] = [
+    const ALL: [(Table, &'static str); 16] = [
         (Table::Meta, "meta"),
         (Table::Blob, "blob"),
         (Table::Small, "small"),
@@ -78,6 +82,7 @@ impl Table {
         (Table::Pack, "pack"),
         (Table::Job, "job"),
         (Table::Record, "record"),
+        (Table::Listed, "listed"),
     ];
 
     fn name(self) -> &'static str {
@@ -139,11 +144,15 @@ impl Index {
         options.set_max_open_files(OPEN_FILES_MAX);
         options.set_keep_log_file_num(2);
         options.set_max_log_file_size(1 << 20);
-        let tables = Table::ALL.iter().map(|(_, name)| {
+        let tables = Table::ALL.iter().map(|(kind, name)| {
             let mut table = Options::default();
             table.set_block_based_table_factory(&blocks);
             table.set_compression_type(rocksdb::DBCompressionType::Lz4);
             table.set_write_buffer_size(8 << 20);
+            if *kind == Table::Listed {
+                let (window, deletes) = COMPACT_DELETES;
+                table.add_compact_on_deletion_collector_factory(window, deletes, 0.5);
+            }
             ColumnFamilyDescriptor::new(*name, table)
         });
         let db = DBWithThreadMode::open_cf_descriptors(&options, path, tables).map_err(Error::index("open it"))?;
@@ -173,6 +182,20 @@ impl Index {
         let start = from.max(prefix).to_vec();
         let mode = IteratorMode::From(&start, Direction::Forward);
         self.db.iterator_cf_opt(&self.table(table), options, mode).map(|row| row.map_err(Error::index("scan rows")))
+    }
+
+    /// Goes from key to key: `next` is given the first key from where it said last, beginning with `from`, and says where to go on.
+    pub(super) fn leap(&self, table: Table, from: Vec<u8>, mut next: impl FnMut(&[u8]) -> Option<Vec<u8>>) -> Result<()> {
+        let mut rows = self.db.raw_iterator_cf(&self.table(table));
+        let mut from = Some(from);
+        while let Some(at) = from.take() {
+            rows.seek(&at);
+            match rows.key() {
+                Some(key) => from = next(key),
+                None => rows.status().map_err(Error::index("scan rows"))?,
+            }
+        }
+        Ok(())
     }
 
     /// Writes rows, in the order of calls, without waiting for the disk.

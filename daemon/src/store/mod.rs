@@ -39,6 +39,7 @@ mod hashing;
 mod index;
 mod journal;
 mod layout;
+mod listed;
 mod manifests;
 mod reading;
 mod removal;
@@ -232,10 +233,7 @@ impl Store {
     /// Numbers for people. Scans the tags and blobs.
     pub fn counts(&self) -> Result<Counts> {
         let mut counts = Counts { repositories: self.repositories(None, usize::MAX)?.len() as u64, ..Counts::default() };
-        for row in self.inner.index.scan(Table::Tag, b"", b"") {
-            let row: RecordRow = decode(Table::Tag, &row?.1)?;
-            counts.tags += u64::from(row.record.value.is_some());
-        }
+        counts.tags = listed::tag_count(&self.inner.index)?;
         for row in self.inner.index.scan(Table::Blob, b"", b"") {
             let row: index::BlobRow = decode(Table::Blob, &row?.1)?;
             counts.blobs += 1;
