@@ -13,6 +13,7 @@ pub mod archive;
 pub mod cli;
 pub mod config;
 pub mod failpoint;
+pub mod glob;
 pub mod lookup;
 pub mod node;
 pub mod peers;
