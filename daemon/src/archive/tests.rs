@@ -73,6 +73,8 @@ async fn node(folder: &std::path::Path, seed: u8) -> Node {
         max_clock_drift: Duration::from_secs(300),
         uploads_max: 16,
         blob_size_max: 1 << 30,
+        renew_after: Duration::from_secs(3600),
+        immutable_tags: Vec::new(),
     };
     let store = Store::open(DataFolder::open(&data.path().join("node")).expect("a data folder"), options).expect("a store");
     let metrics = Arc::<Metrics>::default();

@@ -10,8 +10,11 @@ use larder_protocol::name::RepositoryName;
 use larder_protocol::record::{Key, Link, Value};
 
 use super::Store;
+use super::edges;
 use super::error::{Error, Result};
+use super::garbage::rely;
 use super::index::{BlobRow, Table};
+use super::removal;
 
 /// A blob's bytes, opened.
 #[derive(Clone, Debug)]
@@ -48,7 +51,13 @@ impl Store {
     /// `Damaged`: the index names a blob whose bytes are not there, or not all of them.
     pub fn open_blob(&self, digest: &Digest) -> Result<Option<Content>> {
         let (inner, key) = (&self.inner, digest.to_key());
-        let Some(row) = inner.index.row::<BlobRow>(Table::Blob, &key)? else { return Ok(None) };
+        let row = match inner.index.row::<BlobRow>(Table::Blob, &key)? {
+            Some(row) => row,
+            None => match removal::adopt(inner, digest)? {
+                Some(row) => row,
+                None => return Ok(None),
+            },
+        };
         let damaged = |detail: String| Error::Damaged { what: format!("blob {digest}"), detail };
         if row.small {
             let bytes = inner.index.get(Table::Small, &key)?.ok_or_else(|| damaged("its bytes are gone from the index".to_owned()))?;
@@ -81,13 +90,15 @@ impl Store {
     pub fn mount(&self, from: &RepositoryName, to: &RepositoryName, digest: &Digest) -> Result<bool> {
         let inner = &self.inner;
         let mut writing = inner.journal.write(&inner.index);
-        let Some(link) = writing.live(&Key::Link(from.clone(), *digest))? else { return Ok(false) };
-        let key = Key::Link(to.clone(), *digest);
-        if writing.live(&key)?.as_ref() != Some(&link) {
-            writing.record(key, Some(link))?;
-            writing.commit()?;
-        }
+        let Some(Value::Link(link)) = writing.live(&Key::Link(from.clone(), *digest))? else { return Ok(false) };
+        rely(inner, &mut writing, Key::Link(to.clone(), *digest), link)?;
+        writing.commit()?;
         Ok(true)
+    }
+
+    /// Repositories with a live link of a blob, in byte order, at most `limit`.
+    pub fn repositories_linking(&self, digest: &Digest, limit: usize) -> Result<Vec<RepositoryName>> {
+        edges::linking(&self.inner.index, digest).take(limit).collect()
     }
 
     /// Removes a blob's link from a repository; `false` when there was none.

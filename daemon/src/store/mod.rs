@@ -29,14 +29,18 @@ use larder_protocol::vector::{Origin, VersionVector};
 use tokio::sync::watch;
 
 use crate::config::Durability;
+use crate::glob::Pattern;
 
 mod blobs;
+mod edges;
 mod error;
+mod garbage;
 mod hashing;
 mod index;
 mod journal;
 mod layout;
 mod manifests;
+mod removal;
 mod staged;
 mod staging;
 mod tags;
@@ -46,14 +50,17 @@ mod uploads;
 
 pub use blobs::Content;
 pub use error::{Error, InvalidManifest, Result};
+pub use garbage::{IdleLink, IdleManifest};
 pub use layout::DataFolder;
 pub use manifests::{ManifestPush, ManifestView, StoredManifest};
+pub use removal::Trashed;
 pub use staging::{StagedReader, Staging};
-pub use tags::TagInfo;
+pub use tags::{TagInfo, TagVersion};
 pub use uploads::Upload;
 
 use index::{Batch, Index, RecordRow, Table, decode};
 use journal::Journal;
+use removal::Digests;
 use uploads::Sessions;
 
 /// The id of a cluster: random, given by its first node.
@@ -78,6 +85,10 @@ pub struct Options {
     pub uploads_max: usize,
     /// Largest blob in bytes.
     pub blob_size_max: u64,
+    /// A link that a client relies on is written anew when it is older.
+    pub renew_after: Duration,
+    /// Tags that keep the manifest they were first given.
+    pub immutable_tags: Vec<Pattern>,
 }
 
 /// The store. Cheap to clone. Methods block on the disk unless they are `async` or say otherwise: call them through [`Store::run`].
@@ -94,6 +105,7 @@ struct Inner {
     index: Index,
     journal: Journal,
     sessions: Mutex<Sessions>,
+    digests: Digests,
     cluster: Mutex<ClusterId>,
 }
 
@@ -160,7 +172,9 @@ impl Store {
                 cluster
             }
         };
-        let mut inner = Inner { folder, options, index, journal, sessions: Mutex::default(), cluster: Mutex::new(cluster) };
+        edges::ensure(&index)?;
+        let cluster = Mutex::new(cluster);
+        let mut inner = Inner { folder, options, index, journal, sessions: Mutex::default(), digests: Digests::default(), cluster };
         inner.sessions = Mutex::new(uploads::load(&inner)?);
         staged::settle(&inner)?;
         staged::sweep(&inner.folder.uploads(), |id| Ok(uploads::is_session(&inner, id)))?;

@@ -11,44 +11,51 @@ use tempfile::TempDir;
 
 use super::*;
 
-const IMAGE: &str = "application/vnd.oci.image.manifest.v1+json";
+pub(super) const IMAGE: &str = "application/vnd.oci.image.manifest.v1+json";
 const IMAGE_INDEX: &str = "application/vnd.oci.image.index.v1+json";
 
-struct Place {
+pub(super) struct Place {
     folder: TempDir,
     node: u8,
 }
 
 impl Place {
-    fn new(node: u8) -> Self {
+    pub(super) fn new(node: u8) -> Self {
         Self { folder: tempfile::tempdir().expect("temporary folder"), node }
     }
 
-    fn open(&self) -> Store {
+    pub(super) fn open(&self) -> Store {
+        self.open_with(Duration::from_secs(3600))
+    }
+
+    /// With the age at which links are renewed.
+    pub(super) fn open_with(&self, renew_after: Duration) -> Store {
         let options = Options {
             node: NodeId([self.node; 32]),
             durability: Durability::Relaxed,
             max_clock_drift: Duration::from_secs(300),
             uploads_max: 8,
             blob_size_max: 64 << 20,
+            renew_after,
+            immutable_tags: vec!["team/fixed:v*".parse().expect("pattern")],
         };
         Store::open(DataFolder::open(&self.folder.path().join("data")).expect("folder"), options).expect("store")
     }
 }
 
-fn repository(name: &str) -> RepositoryName {
+pub(super) fn repository(name: &str) -> RepositoryName {
     name.parse().expect("name")
 }
 
-fn tag(name: &str) -> Tag {
+pub(super) fn tag(name: &str) -> Tag {
     name.parse().expect("tag")
 }
 
-fn bytes(seed: u64, size: u64) -> Vec<u8> {
+pub(super) fn bytes(seed: u64, size: u64) -> Vec<u8> {
     (0..size).map(|i| (i.wrapping_mul(31) ^ seed.wrapping_mul(i / 509 + 7)) as u8).collect()
 }
 
-fn push(store: &Store, name: &str, blob: &[u8]) -> Digest {
+pub(super) fn push(store: &Store, name: &str, blob: &[u8]) -> Digest {
     let digest = Digest::sha256(blob);
     let mut upload = store.create_upload(&repository(name), Algorithm::Sha256).expect("session");
     upload.append(blob).expect("append");
@@ -56,7 +63,7 @@ fn push(store: &Store, name: &str, blob: &[u8]) -> Digest {
     digest
 }
 
-fn image(layers: &[(Digest, usize)]) -> Vec<u8> {
+pub(super) fn image(layers: &[(Digest, usize)]) -> Vec<u8> {
     let descriptor =
         |(digest, size): &(Digest, usize)| serde_json::json!({"mediaType": "application/octet-stream", "digest": digest, "size": size});
     let manifest = serde_json::json!({
@@ -66,7 +73,7 @@ fn image(layers: &[(Digest, usize)]) -> Vec<u8> {
     manifest.to_string().into_bytes()
 }
 
-fn put(store: &Store, name: &str, tags: &[&str], media_type: &str, bytes: &[u8]) -> Result<Digest> {
+pub(super) fn put(store: &Store, name: &str, tags: &[&str], media_type: &str, bytes: &[u8]) -> Result<Digest> {
     let digest = Digest::sha256(bytes);
     let tags = tags.iter().map(|name| tag(name)).collect();
     let push = ManifestPush { repository: repository(name), tags, digest, media_type: media_type.to_owned(), bytes: bytes.to_vec().into() };
@@ -74,12 +81,12 @@ fn put(store: &Store, name: &str, tags: &[&str], media_type: &str, bytes: &[u8])
 }
 
 /// Pushes an image of one small blob under a tag.
-fn push_image(store: &Store, name: &str, tag: &str, content: &[u8]) -> Digest {
+pub(super) fn push_image(store: &Store, name: &str, tag: &str, content: &[u8]) -> Digest {
     let blob = push(store, name, content);
     put(store, name, &[tag], IMAGE, &image(&[(blob, content.len())])).expect("manifest")
 }
 
-fn read(content: Content) -> Vec<u8> {
+pub(super) fn read(content: Content) -> Vec<u8> {
     use std::os::unix::fs::FileExt;
     match content {
         Content::Memory(bytes) => bytes.to_vec(),
@@ -92,7 +99,7 @@ fn read(content: Content) -> Vec<u8> {
 }
 
 /// Sends what `to` lacks, in one exchange.
-fn sync(from: &Store, to: &Store) {
+pub(super) fn sync(from: &Store, to: &Store) {
     let exchange = from.exchange(&to.vector()).expect("exchange");
     let vector = exchange.vector().clone();
     to.apply(exchange.map(|numbered| numbered.expect("record")).collect(), &vector).expect("apply");
@@ -309,13 +316,32 @@ fn listings_are_ordered_paged_and_skip_what_is_deleted() {
 }
 
 #[test]
-fn f3_pushing_again_writes_nothing() {
+fn f3_pushing_a_blob_again_writes_nothing() {
     let place = Place::new(1);
     let store = place.open();
-    push_image(&store, "a", "latest", b"content");
+    push(&store, "a", b"content");
     let vector = store.vector();
-    push_image(&store, "a", "latest", b"content");
+    push(&store, "a", b"content");
     assert_eq!(store.vector(), vector);
+}
+
+#[test]
+fn f17_a_push_of_what_is_there_survives_an_earlier_delete_elsewhere() {
+    let (place_a, place_b) = (Place::new(1), Place::new(2));
+    let (a, b) = (place_a.open(), place_b.open());
+    let digest = push_image(&a, "a", "latest", b"content");
+    sync(&a, &b);
+    // Deleted on one side, then pushed again on the other, which has not heard of it.
+    a.delete_manifest(&repository("a"), &digest).expect("deleted");
+    std::thread::sleep(Duration::from_millis(5));
+    assert_eq!(push_image(&b, "a", "latest", b"content"), digest);
+    sync(&a, &b);
+    sync(&b, &a);
+    for store in [&a, &b] {
+        assert_eq!(store.tag(&repository("a"), &tag("latest")).expect("readable").expect("there").digest, digest);
+        assert!(store.manifest(&repository("a"), &digest).expect("readable").is_some());
+    }
+    assert_eq!(b.tag_history(&repository("a"), &tag("latest"), 9).expect("readable").len(), 1, "it never named anything else");
 }
 
 #[test]

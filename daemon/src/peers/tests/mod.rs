@@ -125,6 +125,8 @@ impl Place {
             max_clock_drift: config.peers.max_clock_drift,
             uploads_max: 8,
             blob_size_max: 64 << 20,
+            renew_after: Duration::from_secs(3600),
+            immutable_tags: Vec::new(),
         };
         let mut folder = DataFolder::open(&config.data_dir);
         let deadline = Instant::now() + DEADLINE;
