@@ -40,6 +40,11 @@ const BLOCK_CACHE_BYTES: usize = 32 << 20;
 const WRITE_BUFFERS_BYTES: usize = 32 << 20;
 /// Files that the index keeps open.
 const OPEN_FILES_MAX: i32 = 512;
+/// Memory for new rows of one table. Also what RocksDB wants to find free before it goes on after a full disk: it asks for as much
+/// as the largest table's, and looks every five seconds. It has to be well below the least `store.reserve`.
+const TABLE_BUFFER_BYTES: usize = 8 << 20;
+/// The table that RocksDB always has, and nobody uses. Left alone it would have a buffer of 64 MiB.
+const UNUSED_TABLE: &str = "default";
 
 /// The column families.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -143,9 +148,15 @@ impl Index {
             let mut table = Options::default();
             table.set_block_based_table_factory(&blocks);
             table.set_compression_type(rocksdb::DBCompressionType::Lz4);
-            table.set_write_buffer_size(8 << 20);
+            table.set_write_buffer_size(TABLE_BUFFER_BYTES);
+            if *name == "meta" {
+                table.set_merge_operator_associative("larder sum", sum);
+            }
             ColumnFamilyDescriptor::new(*name, table)
         });
+        let mut unused = Options::default();
+        unused.set_write_buffer_size(TABLE_BUFFER_BYTES);
+        let tables = tables.chain([ColumnFamilyDescriptor::new(UNUSED_TABLE, unused)]);
         let db = DBWithThreadMode::open_cf_descriptors(&options, path, tables).map_err(Error::index("open it"))?;
         Ok(Self { db })
     }
@@ -201,9 +212,26 @@ impl Index {
         self.put(batch, table, key, &codec::encode(row));
     }
 
+    /// Adds to a sum in `meta`, whatever other writings add to it at the same time.
+    pub(super) fn add(&self, batch: &mut Batch, key: &[u8], by: i64) {
+        batch.0.merge_cf(&self.table(Table::Meta), key, by.to_le_bytes());
+    }
+
+    /// A sum in `meta`; `None` when nothing was ever added.
+    pub(super) fn sum(&self, key: &[u8]) -> Result<Option<i64>> {
+        Ok(self.get(Table::Meta, key)?.and_then(|bytes| bytes.try_into().ok()).map(i64::from_le_bytes))
+    }
+
     pub(super) fn delete(&self, batch: &mut Batch, table: Table, key: &[u8]) {
         batch.0.delete_cf(&self.table(table), key);
     }
+}
+
+/// Adds what was merged into a row of 8 bytes; anything else counts as nothing.
+fn sum(_: &[u8], standing: Option<&[u8]>, added: &rocksdb::MergeOperands) -> Option<Vec<u8>> {
+    let number = |bytes: &[u8]| bytes.try_into().map_or(0, i64::from_le_bytes);
+    let total = added.iter().fold(standing.map_or(0, number), |total, by| total.saturating_add(number(by)));
+    Some(total.to_le_bytes().to_vec())
 }
 
 /// Reads a row that the codec wrote.

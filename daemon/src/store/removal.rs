@@ -128,18 +128,21 @@ impl Store {
         let Some(_held) = inner.digests.try_hold(*digest) else { return Ok(None) };
         let Some(found) = inner.index.get(table, row)? else { return Ok(None) };
         let blob = read(&found)?;
-        let mut batch = Batch::default();
+        let (mut batch, gone) = (Batch::default(), -(blob.size as i64));
         inner.index.delete(&mut batch, table, row);
+        inner.space.count(&inner.index, &mut batch, gone);
         for table in [Table::Chunks, Table::Small, Table::Lease] {
             inner.index.delete(&mut batch, table, &key);
         }
         if blob.small {
             inner.index.write(batch)?;
+            inner.space.counted(gone);
             return Ok(Some(blob.size));
         }
         let intent = format!("{INTENT}{digest}");
         inner.index.put(&mut batch, Table::Meta, intent.as_bytes(), &[]);
         inner.index.write(batch)?;
+        inner.space.counted(gone);
         // ORDER: durable before the file goes, or a power cut could bring back a row without a file.
         inner.index.sync()?;
         remove_file(&inner.folder.blob(digest))?;
@@ -164,16 +167,21 @@ pub(super) fn adopt(inner: &Inner, digest: &Digest) -> Result<Option<BlobRow>> {
     }
     let Some(row) = inner.index.row::<TrashRow>(Table::Job, &trash)? else { return Ok(None) };
     let mut batch = Batch::default();
-    forget(inner, &mut batch, digest);
+    inner.index.delete(&mut batch, Table::Job, &trash);
     inner.index.put_row(&mut batch, Table::Blob, &key, &row.blob);
     inner.index.write(batch)?;
     tracing::debug!(%digest, "out of the trash again");
     Ok(Some(row.blob))
 }
 
-/// Takes a digest off the list of the trash, in the batch that makes it a blob again.
-pub(super) fn forget(inner: &Inner, batch: &mut Batch, digest: &Digest) {
-    inner.index.delete(batch, Table::Job, &trash_key(digest));
+/// Takes a digest off the list of the trash, in the batch that makes it a blob again; `false`: it was not there.
+pub(super) fn forget(inner: &Inner, batch: &mut Batch, digest: &Digest) -> Result<bool> {
+    let key = trash_key(digest);
+    let there = inner.index.get(Table::Job, &key)?.is_some();
+    if there {
+        inner.index.delete(batch, Table::Job, &key);
+    }
+    Ok(there)
 }
 
 fn trash_key(digest: &Digest) -> Vec<u8> {

@@ -38,6 +38,7 @@ impl Place {
             blob_size_max: 64 << 20,
             renew_after,
             immutable_tags: vec!["team/fixed:v*".parse().expect("pattern")],
+            space: Default::default(),
         };
         Store::open(DataFolder::open(&self.folder.path().join("data")).expect("folder"), options).expect("store")
     }
