@@ -115,3 +115,59 @@ impl Store {
         Ok(coldest.into_sorted_vec())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::SMALL_MAX;
+    use super::super::tests::{Place, bytes, push};
+    use super::*;
+
+    #[test]
+    fn the_coldest_are_found_in_parts_and_pulls_count() {
+        let place = Place::new(1);
+        let store = place.open();
+        let digests: Vec<_> = (0..6).map(|seed| push(&store, "a", &bytes(seed, SMALL_MAX + 1 + seed))).collect();
+        push(&store, "a", b"small ones free nothing");
+        store.touch(digests[0]);
+        store.save_pulls().expect("save");
+        {
+            let mut noted = lock(&store.inner.pulls);
+            assert!(!noted.contains_key(&digests[0]) || noted.is_empty());
+            // As if pulled long from now, each later than the one before.
+            for (number, digest) in digests.iter().enumerate().skip(1).rev() {
+                noted.insert(*digest, u64::MAX - 100 + number as u64);
+            }
+        }
+        store.save_pulls().expect("save");
+        assert!(lock(&store.inner.pulls).is_empty(), "they are written now");
+        let (mut found, mut after) = (Vec::new(), None);
+        loop {
+            let part = store.coldest(after.as_ref(), 2).expect("scan");
+            found.extend(part.iter().map(|cold| cold.digest));
+            after = part.last().copied();
+            if part.len() < 2 || found.len() > 6 {
+                break;
+            }
+        }
+        assert_eq!(found, digests);
+    }
+
+    #[test]
+    fn a_pull_is_not_written_down_again_within_the_hour_nor_for_what_is_gone() {
+        let place = Place::new(1);
+        let store = place.open();
+        let (kept, gone) = (push(&store, "a", &bytes(1, SMALL_MAX + 1)), Digest::sha256(b"gone"));
+        let lease = |digest: &Digest| store.inner.index.row::<u64>(Table::Lease, &digest.to_key()).expect("row");
+        store.touch(kept);
+        store.touch(gone);
+        store.save_pulls().expect("save");
+        let first = lease(&kept).expect("written");
+        assert_eq!(lease(&gone), None);
+        lock(&store.inner.pulls).insert(kept, first + FRESH_MS);
+        store.save_pulls().expect("save");
+        assert_eq!(lease(&kept), Some(first));
+        lock(&store.inner.pulls).insert(kept, first + FRESH_MS + 1);
+        store.save_pulls().expect("save");
+        assert_eq!(lease(&kept), Some(first + FRESH_MS + 1));
+    }
+}

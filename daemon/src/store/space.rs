@@ -395,3 +395,158 @@ fn seed(index: &Index) -> Result<i64> {
     index.write(batch)?;
     Ok(sum)
 }
+
+#[cfg(test)]
+mod tests {
+    use larder_protocol::digest::{Algorithm, Digest};
+    use larder_protocol::record::Link;
+    use proptest::prelude::*;
+
+    use super::super::tests::{Place, bytes, push};
+    use super::*;
+
+    const MIB: u64 = 1 << 20;
+    const HOUR: Duration = Duration::from_secs(3600);
+
+    fn limits(size_max: Option<u64>) -> SpaceLimits {
+        SpaceLimits { reserve: Some(0), size_max, ..SpaceLimits::default() }
+    }
+
+    fn blob_bytes(store: &Store) -> u64 {
+        let disk = store.disk().expect("disk");
+        assert_eq!(Some(disk.blobs as i64), store.inner.index.sum(BLOB_BYTES).expect("sum"), "memory and index say the same");
+        disk.blobs
+    }
+
+    proptest! {
+        #[test]
+        fn what_is_promised_is_never_more_than_there_is(
+            size in 0u64..10_000, free in 0u64..10_000, blobs in 0u64..5_000, arriving in 0u64..1_000, unwritten in 0u64..5_000,
+            reserve in 0u64..1_000, most in prop::option::of(0u64..10_000), low in 1u64..99, above in 1u64..50,
+        ) {
+            let free = free.min(size);
+            let measured = Measured { size, free, blobs, arriving, unwritten, reserve };
+            let limits = SpaceLimits { reserve: None, size_max: most, high_water: (low + above).min(100), low_water: low };
+            let room = measured.room(&limits);
+            if room > 0 {
+                prop_assert!(unwritten + room + reserve <= free);
+                prop_assert!(most.is_none_or(|most| blobs + arriving + unwritten + room <= most));
+            }
+            let excess = measured.excess(&limits);
+            if excess > 0 {
+                // What goes brings it down to the low mark, from above the high one.
+                let own = most.is_some_and(|most| most < size);
+                let used = unwritten + if own { blobs + arriving } else { size - free };
+                let capacity = most.map_or(size, |most| most.min(size));
+                prop_assert!(used * 100 > capacity * limits.high_water);
+                prop_assert!((used - excess) * 100 <= capacity * low);
+            }
+        }
+    }
+
+    #[test]
+    fn a_reservation_shrinks_as_bytes_are_written_and_goes_with_its_holder() {
+        let place = Place::new(1);
+        let store = place.open_limited(HOUR, limits(Some(20 * MIB)));
+        let mut upload = store.create_upload(&"a".parse().expect("name"), Algorithm::Sha256).expect("session");
+        upload.reserve(15 * MIB).expect("room");
+        let disk = store.disk().expect("disk");
+        assert_eq!((disk.reserved, disk.room), (15 * MIB, 5 * MIB));
+        upload.append(&bytes(1, 2 * MIB)).expect("append");
+        let disk = store.disk().expect("disk");
+        assert_eq!((disk.reserved, disk.room), (13 * MIB, 5 * MIB), "written bytes are the session's now");
+        let mut other = store.create_upload(&"b".parse().expect("name"), Algorithm::Sha256).expect("session");
+        assert!(matches!(other.reserve(5 * MIB + 1), Err(Error::Full { need, have }) if need == 5 * MIB + 1 && have == 5 * MIB));
+        // Not a whole step, but what is needed now, fits.
+        other.reserve_step(MIB).expect("room");
+        assert_eq!(store.disk().expect("disk").room, 4 * MIB);
+        drop(other);
+        upload.suspend().expect("suspend");
+        let disk = store.disk().expect("disk");
+        assert_eq!((disk.reserved, disk.room), (0, 18 * MIB));
+    }
+
+    #[test]
+    fn a_staged_blob_takes_its_room_until_it_is_one_or_is_gone() {
+        let place = Place::new(1);
+        let store = place.open_limited(HOUR, limits(Some(4 * MIB)));
+        let link = Link { size: 3 * MIB, root: [0; 32], crc64: 0 };
+        let staging = store.stage(Digest::sha256(b"1"), link).expect("room");
+        assert!(matches!(store.stage(Digest::sha256(b"2"), link), Err(Error::Full { .. })));
+        drop(staging);
+        assert!(store.stage(Digest::sha256(b"2"), link).is_ok());
+    }
+
+    #[test]
+    fn blobs_are_counted_through_trash_eviction_and_starts() {
+        let place = Place::new(1);
+        let store = place.open();
+        let digests: Vec<_> = [10, 70_000, 2 * MIB].iter().map(|size| push(&store, "a", &bytes(*size, *size))).collect();
+        let all = 10 + 70_000 + 2 * MIB;
+        assert_eq!(blob_bytes(&store), all);
+        push(&store, "b", &bytes(10, 10));
+        assert_eq!(blob_bytes(&store), all, "what is here already takes no space again");
+        for digest in &digests {
+            assert!(store.trash(digest, 1).expect("trash"));
+        }
+        assert_eq!(blob_bytes(&store), all, "the trash is on the disk");
+        push(&store, "b", &bytes(70_000, 70_000));
+        store.open_blob(&digests[0]).expect("out of the trash");
+        assert_eq!(blob_bytes(&store), all);
+        store.purge(&digests[2]).expect("purge");
+        store.evict(&digests[1]).expect("evict");
+        assert_eq!(blob_bytes(&store), 10);
+        store.close();
+        drop(store);
+        assert_eq!(blob_bytes(&place.open()), 10);
+    }
+
+    #[test]
+    fn a_folder_from_before_is_counted_once() {
+        let place = Place::new(1);
+        let store = place.open();
+        push(&store, "a", &bytes(1, 70_000));
+        let mut batch = Batch::default();
+        store.inner.index.delete(&mut batch, Table::Meta, BLOB_BYTES);
+        store.inner.index.write(batch).expect("write");
+        store.close();
+        drop(store);
+        assert_eq!(blob_bytes(&place.open()), 70_000);
+    }
+
+    #[test]
+    fn f6_without_the_reserve_nothing_is_pushed_and_deletes_go_on() {
+        let place = Place::new(1);
+        let store = place.open();
+        let digest = push(&store, "a", &bytes(1, 70_000));
+        drop(store);
+        let store = place.open_limited(HOUR, SpaceLimits { reserve: Some(u64::MAX / 2), ..SpaceLimits::default() });
+        assert!(matches!(store.create_upload(&"a".parse().expect("name"), Algorithm::Sha256), Err(Error::Full { have: 0, .. })));
+        assert!(store.unlink(&"a".parse().expect("name"), &digest).expect("a delete"));
+        assert!(store.evict(&digest).expect("evict").is_some());
+    }
+
+    #[tokio::test]
+    async fn whoever_is_short_of_room_waits_for_one_round_and_not_for_hopeless_ones() {
+        let place = Place::new(1);
+        let store = place.open_limited(HOUR, limits(Some(MIB)));
+        let started = Instant::now();
+        store.make_room(2 * MIB).await;
+        assert!(started.elapsed() < ROOM_WAIT_MAX, "nobody evicts");
+        let evictor = store.clone();
+        let round = tokio::spawn(async move {
+            // Whoever is short before this listens is not waited for; so it asks until somebody was.
+            evictor.short_of_room().await;
+            assert_eq!(evictor.disk().expect("disk").excess, MIB, "what is wanted, less what there is");
+            evictor.evicted(0).expect("round");
+        });
+        while !round.is_finished() {
+            store.make_room(2 * MIB).await;
+            tokio::task::yield_now().await;
+        }
+        round.await.expect("round");
+        let started = Instant::now();
+        store.make_room(2 * MIB).await;
+        assert!(started.elapsed() < ROOM_WAIT_MAX, "the last round freed nothing");
+    }
+}
