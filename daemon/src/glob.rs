@@ -105,6 +105,11 @@ impl FromStr for Glob {
 }
 
 impl Pattern {
+    /// Whether any tag of a repository could match.
+    pub fn is_about(&self, repository: &str) -> bool {
+        self.repository.matches(repository)
+    }
+
     /// Whether it matches a tag of a repository.
     pub fn matches(&self, repository: &str, tag: &str) -> bool {
         self.repository.matches(repository) && self.tag.matches(tag)

@@ -69,6 +69,20 @@ pub struct Metrics {
     pub quarantined_blobs: Counter,
     /// Blobs that were put aside and have not come back.
     pub lost_blobs: Gauge,
+    /// Bytes that may be taken: of the file system, or store.size_max.
+    pub disk_capacity_bytes: Gauge<u64, AtomicU64>,
+    /// Free bytes of the file system.
+    pub disk_free_bytes: Gauge<u64, AtomicU64>,
+    /// Bytes reserved and not written yet.
+    pub disk_reserved_bytes: Gauge<u64, AtomicU64>,
+    /// Bytes that pushes leave free.
+    pub disk_reserve_bytes: Gauge<u64, AtomicU64>,
+    /// Bytes of blobs on this disk.
+    pub disk_blob_bytes: Gauge<u64, AtomicU64>,
+    /// Blobs dropped here that are safe elsewhere.
+    pub evicted_blobs: Counter,
+    /// Their bytes.
+    pub evicted_bytes: Counter,
     /// Blobs that the garbage collector took off the disk.
     pub gc_blobs: Counter,
     /// Their bytes.
@@ -108,6 +122,14 @@ impl Default for Metrics {
         let lost_blobs: Gauge = metric!("lost_blobs", "Blobs that were put aside and have not come back");
         let gc_blobs: Counter = metric!("gc_blobs", "Blobs that the garbage collector took off the disk");
         let gc_bytes: Counter = metric!("gc", "Bytes that the garbage collector took off the disk", bytes);
+        let disk_capacity_bytes: Gauge<u64, AtomicU64> =
+            metric!("disk_capacity", "Bytes that may be taken: of the file system, or store.size_max", bytes);
+        let disk_free_bytes: Gauge<u64, AtomicU64> = metric!("disk_free", "Free bytes of the file system", bytes);
+        let disk_reserved_bytes: Gauge<u64, AtomicU64> = metric!("disk_reserved", "Bytes reserved and not written yet", bytes);
+        let disk_reserve_bytes: Gauge<u64, AtomicU64> = metric!("disk_reserve", "Bytes that pushes leave free", bytes);
+        let disk_blob_bytes: Gauge<u64, AtomicU64> = metric!("disk_blob", "Bytes of blobs on this disk", bytes);
+        let evicted_blobs: Counter = metric!("evicted_blobs", "Blobs dropped here that are safe elsewhere");
+        let evicted_bytes: Counter = metric!("evicted", "Bytes of blobs dropped here that are safe elsewhere", bytes);
         Self {
             registry,
             http_requests,
@@ -126,6 +148,13 @@ impl Default for Metrics {
             packs_sealed,
             quarantined_blobs,
             lost_blobs,
+            disk_capacity_bytes,
+            disk_free_bytes,
+            disk_reserved_bytes,
+            disk_reserve_bytes,
+            disk_blob_bytes,
+            evicted_blobs,
+            evicted_bytes,
             gc_blobs,
             gc_bytes,
         }

@@ -1,7 +1,7 @@
 //! A store as a large registry has it, made in minutes: through the library and without a client.
 
 use larder::config::Durability;
-use larder::store::{Commit, DataFolder, ManifestPush, Options, Store};
+use larder::store::{Commit, DataFolder, ManifestPush, Options, SpaceLimits, Store};
 use larder_harness::{Content, Random};
 use larder_protocol::digest::{Algorithm, Digest};
 use larder_protocol::name::RepositoryName;
@@ -58,6 +58,7 @@ pub fn generate(folder: &Path, scale: Scale) {
         blob_size_max: 1 << 30,
         renew_after: Duration::from_secs(3600),
         immutable_tags: Vec::new(),
+        space: SpaceLimits::default(),
     };
     let store = Store::open(DataFolder::open(folder).expect("open the folder"), options).expect("open the store");
     let mut random = Random::new(1);

@@ -160,6 +160,7 @@ impl Office {
             "tags": counts.tags,
             "blobs": counts.blobs,
             "blob_bytes": counts.blob_bytes,
+            "disk": self.store.run(Store::disk).await?,
             "peers_connected": others.clone().filter(|peer| peer.state == "connected").count(),
             "peers_total": others.count(),
             "vector": vector,

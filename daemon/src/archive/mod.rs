@@ -253,6 +253,11 @@ impl Archive {
         Ok(Self { inner: Arc::new(inner) })
     }
 
+    /// Whether this node reads packs of the bucket with this id.
+    pub fn reaches(&self, bucket: &str) -> bool {
+        self.inner.reachable(bucket).is_some()
+    }
+
     /// Starts the loop that seals packs by age and size.
     pub fn start(&self, ensure: Ensure, tasks: &Tasks) {
         let _ = self.inner.ensure.set(ensure);

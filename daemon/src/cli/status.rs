@@ -32,6 +32,26 @@ struct Node {
     peers_connected: u64,
     peers_total: u64,
     archive: Option<Standing>,
+    disk: Option<Disk>,
+}
+
+/// How full the disk is; the daemon of an earlier version does not say.
+#[derive(Deserialize)]
+struct Disk {
+    capacity: u64,
+    free: u64,
+    reserved: u64,
+    reserve: u64,
+    room: u64,
+}
+
+impl Disk {
+    fn line(&self) -> String {
+        let Self { capacity, free, reserved, reserve, room } = self;
+        let more = if *room == 0 { "full: nothing can be pushed".to_owned() } else { format!("{} can be pushed", table::size(*room)) };
+        let size = table::size;
+        format!("{more}; {} free of {}, {} kept free, {} reserved", size(*free), size(*capacity), size(*reserve), size(*reserved))
+    }
 }
 
 impl Status {
@@ -57,6 +77,7 @@ impl Node {
                     table::size(self.blob_bytes)
                 ),
             ),
+            ("disk", self.disk.as_ref().map(Disk::line).unwrap_or_else(|| "unknown".to_owned())),
             ("peers", format!("{} of {} connected", self.peers_connected, self.peers_total)),
             ("archive", self.archive.as_ref().map(Standing::line).unwrap_or_else(|| "none".to_owned())),
         ])
@@ -71,7 +92,8 @@ mod tests {
     fn the_node_is_told_on_a_page() {
         let answer = r#"{"node":"aaaa","name":"build-07","zone":"default","cluster":"00ff","version":"0.1.0","uptime_s":61,"repositories":1,"tags":2,
             "blobs":3,"blob_bytes":1048576,"peers_connected":1,"peers_total":2,"archive":{"url":"s3://b","bucket":"x","pending_records":0,
-            "pending_bytes":0,"oldest_pending_s":null,"packs":0,"pack_bytes":0,"missing":[],"last_error":"timed out"}}"#;
+            "pending_bytes":0,"oldest_pending_s":null,"packs":0,"pack_bytes":0,"missing":[],"last_error":"timed out"},
+            "disk":{"capacity":1073741824,"free":104857600,"reserved":1048576,"reserve":16777216,"blobs":1,"room":87031808,"excess":0}}"#;
         let node: Node = serde_json::from_str(answer).expect("the API's form");
         let expected = "\
 node:    build-07 in zone default
@@ -79,6 +101,7 @@ id:      aaaa
 cluster: 00ff
 version: 0.1.0, up for 1m 1s
 content: 1 repositories, 2 tags, 3 blobs with 1.0 MiB
+disk:    83 MiB can be pushed; 100 MiB free of 1.0 GiB, 16 MiB kept free, 1.0 MiB reserved
 peers:   1 of 2 connected
 archive: s3://b, 0 B in 0 packs, nothing waits; last error: timed out
 ";

@@ -143,6 +143,12 @@ pub enum Fault {
     /// A path that only a shell understands.
     #[error("~ is understood by shells only; write the whole path")]
     Home,
+    /// Eviction would end before it begins.
+    #[error("eviction begins at store.high_water ({high}) and ends at store.low_water, which has to be lower")]
+    WaterMarks {
+        /// Where it begins.
+        high: u64,
+    },
     /// A word that would silence the logs.
     #[error("{0:?} is no level; use off, error, warn, info, debug or trace, or target=level: info,larder::peers=debug")]
     Level(String),

@@ -172,6 +172,9 @@ impl Layers {
         if self.draft.archive_in_data_dir && config.archive.endpoint.is_some() {
             return Err(self.fault("archive.endpoint", Fault::NoBucket));
         }
+        if config.store.low_water >= config.store.high_water {
+            return Err(self.fault("store.low_water", Fault::WaterMarks { high: config.store.high_water }));
+        }
         let listen = config.peers.listen;
         let advertised = self.places.contains_key("peers.advertise") && !config.peers.advertise.is_empty();
         if !advertised {

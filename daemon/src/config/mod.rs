@@ -128,6 +128,16 @@ pub enum Durability {
 pub struct Store {
     /// When a commit counts as done.
     pub durability: Durability,
+    /// Most bytes that blobs may take; `None`: as many as the disk has room for.
+    pub size_max: Option<u64>,
+    /// Bytes that stay free; `None`: by the size of the disk.
+    pub reserve: Option<u64>,
+    /// Percent of the disk, or of `size_max`, above which eviction begins.
+    pub high_water: u64,
+    /// Percent at which it ends.
+    pub low_water: u64,
+    /// Tags whose images are never evicted.
+    pub pins: Vec<Pattern>,
 }
 
 /// `[registry]`
@@ -230,7 +240,7 @@ impl Default for Config {
                 idle_timeout: Duration::from_secs(60),
                 shutdown_grace: Duration::from_secs(30),
             },
-            store: Store { durability: Durability::Strict },
+            store: Store { durability: Durability::Strict, size_max: None, reserve: None, high_water: 90, low_water: 80, pins: Vec::new() },
             registry: Registry {
                 manifest_size_max: 4 * MIB,
                 blob_size_max: 64 * 1024 * MIB,

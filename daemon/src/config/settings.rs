@@ -63,6 +63,13 @@ pub(super) const SETTINGS: &[Setting] = settings! {
     "store.durability" => |draft, value| {
         draft.config.store.durability = value.choice(&["strict", "relaxed"], &[Durability::Strict, Durability::Relaxed])?;
     };
+    // Less would not hold one layer of most images.
+    "store.size_max" => |draft, value| draft.config.store.size_max = unless(value, "none").map(|value| value.size(16 * MIB, 1 << 60)).transpose()?;
+    // With less, the index does not recover from a full disk by itself.
+    "store.reserve" => |draft, value| draft.config.store.reserve = unless(value, "auto").map(|value| value.size(16 * MIB, 1 << 50)).transpose()?;
+    "store.high_water" => |draft, value| draft.config.store.high_water = value.number(2, 100)? as u64;
+    "store.low_water" => |draft, value| draft.config.store.low_water = value.number(1, 99)? as u64;
+    "store.pins" => |draft, value| draft.config.store.pins = patterns(value)?;
     // Manifests are held in memory whole, a few at a time.
     "registry.manifest_size_max" => |draft, value| draft.config.registry.manifest_size_max = value.size(1024, 16 * MIB)?;
     "registry.blob_size_max" => |draft, value| draft.config.registry.blob_size_max = value.size(1024, 16 * MIB * MIB)?;
@@ -163,6 +170,11 @@ fn data_dir(value: &Value) -> Result<PathBuf, Fault> {
 fn name(value: &Value) -> Result<String, Fault> {
     let text = value.text()?;
     if is_name(text) { Ok(text.to_owned()) } else { Err(Fault::Name) }
+}
+
+/// The value, unless it is the word that stands for none.
+fn unless<'a>(value: &'a Value, word: &str) -> Option<&'a Value> {
+    Some(value).filter(|value| !matches!(value.text(), Ok(text) if text == word))
 }
 
 fn patterns(value: &Value) -> Result<Vec<Pattern>, Fault> {

@@ -97,6 +97,7 @@ impl Lookup {
     pub async fn open(&self, digest: Digest, link: Link) -> Result<Opened, Error> {
         loop {
             if let Some(content) = self.here(&digest).await? {
+                self.store.touch(digest);
                 return Ok(Opened::Here(content));
             }
             let Some(mut search) = self.search(digest, link) else { continue };
@@ -186,7 +187,12 @@ impl Lookup {
     /// Climbs the ladder until the blob is whole, then commits it.
     async fn find(&self, digest: Digest, link: Link, state: &watch::Sender<Search>) -> Result<(), Error> {
         let refused = |source| Error::Store { digest, source: Arc::new(source) };
-        let mut staging = self.store.run(move |store| store.stage(digest, link)).await.map_err(refused)?;
+        let mut staged = self.store.run(move |store| store.stage(digest, link)).await;
+        if let Err(store::Error::Full { need, .. }) = staged {
+            self.store.make_room(need).await;
+            staged = self.store.run(move |store| store.stage(digest, link)).await;
+        }
+        let mut staging = staged.map_err(refused)?;
         state.send_replace(Search::Coming(staging.reader()));
         let Some(source) = self.fill(&mut staging).await else {
             return Err(Error::NotFound { digest });

@@ -24,11 +24,11 @@ use crate::registry;
 use crate::store::{self, DataFolder, Store};
 use crate::tasks::Tasks;
 use crate::telemetry::Metrics;
-use crate::upkeep::Gc;
+use crate::upkeep::{Evictor, Gc};
 
 mod operations;
 
-use operations::{Neighbours, NodeOperations};
+use operations::{Neighbours, NodeOperations, Places};
 
 /// What background loops get beyond the grace of requests.
 const LOOPS_GRACE: Duration = Duration::from_secs(5);
@@ -84,6 +84,9 @@ impl Node {
         let neighbours = Arc::new(Neighbours(peers.clone()));
         let gc = Gc::open(&config, store.clone(), neighbours, Arc::clone(&metrics)).context("open the garbage collector")?;
         tasks.core("upkeep", gc.clone().run(tasks.stopping()));
+        let places = Arc::new(Places { peers: peers.clone(), archive: archive.clone() });
+        let evictor = Evictor::new(store.clone(), config.store.pins.clone(), places, Arc::clone(&metrics));
+        tasks.core("eviction", evictor.run(tasks.stopping()));
 
         let listen = config.http.listen;
         let listener = TcpListener::bind(listen)
@@ -119,6 +122,8 @@ impl Node {
 async fn open_store(config: &Config) -> anyhow::Result<(Arc<Identity>, Store)> {
     let (path, durability, max_clock_drift) = (config.data_dir.clone(), config.store.durability, config.peers.max_clock_drift);
     let (registry, renew_after) = (config.registry.clone(), config.gc.renew_after());
+    let it = &config.store;
+    let space = store::SpaceLimits { reserve: it.reserve, size_max: it.size_max, high_water: it.high_water, low_water: it.low_water };
     let opened = tokio::task::spawn_blocking(move || {
         let folder = DataFolder::open(&path)?;
         let identity = Identity::load(folder.path()).context("load this node's key")?;
@@ -130,6 +135,7 @@ async fn open_store(config: &Config) -> anyhow::Result<(Arc<Identity>, Store)> {
             blob_size_max: registry.blob_size_max,
             renew_after,
             immutable_tags: registry.immutable_tags,
+            space,
         };
         let store = Store::open(folder, options).context("open the store")?;
         anyhow::Ok((Arc::new(identity), store))

@@ -11,7 +11,7 @@ use larder_protocol::digest::Digest;
 use crate::admin::Operations;
 use crate::archive::{self, Archive};
 use crate::peers::{Joined, PeerStatus, Peers};
-use crate::upkeep::{self, Gc, Surroundings};
+use crate::upkeep::{self, Elsewhere, Gc, Surroundings};
 
 /// Hands `admin` what the rooms offer, without letting it know the rooms.
 pub(super) struct NodeOperations {
@@ -74,6 +74,23 @@ impl Operations for NodeOperations {
 
     fn ready(&self) -> bool {
         self.ready.load(Ordering::Relaxed)
+    }
+}
+
+/// What eviction asks of other places.
+pub(super) struct Places {
+    pub(super) peers: Peers,
+    pub(super) archive: Archive,
+}
+
+impl Elsewhere for Places {
+    fn reaches(&self, bucket: &str) -> bool {
+        self.archive.reaches(bucket)
+    }
+
+    fn kept_by_owners(&self, digests: Vec<Digest>) -> BoxFuture<'static, Vec<bool>> {
+        let peers = self.peers.clone();
+        Box::pin(async move { peers.kept_by_owners(&digests).await })
     }
 }
 

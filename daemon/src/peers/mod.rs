@@ -183,6 +183,12 @@ impl Peers {
         placement::owners(digest, &self.inner.members.places(), self.inner.replicas).contains(&self.inner.identity.node())
     }
 
+    /// For each blob, whether all of its owners are other nodes that are connected and say now that they hold it. Members are asked
+    /// at once, each for what it owns.
+    pub async fn kept_by_owners(&self, digests: &[Digest]) -> Vec<bool> {
+        fetch::kept_by_owners(&self.inner, digests).await
+    }
+
     /// The members that may have written what is not known here: those out of reach, and those not heard out yet. By name.
     pub fn unheard(&self) -> Vec<String> {
         let inner = &self.inner;

@@ -5,6 +5,7 @@
 //! be decided here.
 
 use bytes::Bytes;
+use bytesize::ByteSize;
 use http::{HeaderName, HeaderValue, Response, StatusCode, header};
 use larder_protocol::digest::{Digest, InvalidDigest};
 use larder_protocol::name::{InvalidName, RepositoryName};
@@ -146,6 +147,20 @@ impl Refusal {
 }
 
 impl Error {
+    /// What was wanted and what could be had, when the disk is full; that is in the log once, and not for each request.
+    pub(super) fn shortage(&self) -> Option<(u64, u64)> {
+        let error = match self {
+            Error::Store(error) => error,
+            Error::Lookup(lookup::Error::Store { source, .. }) => source.as_ref(),
+            _ => return None,
+        };
+        match error {
+            store::Error::Full { need, have } => Some((*need, *have)),
+            // The system said no where the ledger had said yes: another program takes the space.
+            other => other.is_full().then_some((0, 0)),
+        }
+    }
+
     /// What the client is told.
     pub(super) fn refusal(&self) -> Refusal {
         let refuse = |status, code| Refusal::new(status, code, self);
@@ -192,13 +207,22 @@ pub(super) fn uploaded(offset: u64) -> String {
 
 fn of_store(error: &store::Error) -> Refusal {
     use store::Error as E;
+    if let E::Full { need, have } = error {
+        let message = format!(
+            "this node's disk is full: {} more are needed and {} are left; delete images that nobody needs and run `larder gc`, give the \
+             node more disk space, or push to another node",
+            ByteSize::b(*need),
+            ByteSize::b(*have)
+        );
+        return Refusal::new(StatusCode::SERVICE_UNAVAILABLE, "UNAVAILABLE", message).header(header::RETRY_AFTER, RETRY_FULL_S);
+    }
     if error.is_full() {
         return Refusal::new(StatusCode::SERVICE_UNAVAILABLE, "UNAVAILABLE", "this node's disk is full: nothing can be pushed to it now")
             .header(header::RETRY_AFTER, RETRY_FULL_S);
     }
     let refuse = |status, code| Refusal::new(status, code, error);
     match error {
-        E::Io { .. } | E::Index { .. } | E::Damaged { .. } | E::Locked { .. } | E::Unsafe { .. } => Refusal::internal(),
+        E::Io { .. } | E::Index { .. } | E::Damaged { .. } | E::Locked { .. } | E::Unsafe { .. } | E::Full { .. } => Refusal::internal(),
         E::UploadUnknown => Error::SessionUnknown.refusal(),
         E::UploadBusy => refuse(StatusCode::CONFLICT, "BLOB_UPLOAD_INVALID").header(header::RETRY_AFTER, RETRY_BUSY_S),
         E::TooManyUploads { .. } => refuse(StatusCode::TOO_MANY_REQUESTS, "TOOMANYREQUESTS").header(header::RETRY_AFTER, RETRY_FULL_S),
@@ -225,9 +249,14 @@ fn of_store(error: &store::Error) -> Refusal {
 fn of_fetch(error: &store::Error) -> Refusal {
     use store::Error as E;
     match error {
-        E::Io { .. } | E::Index { .. } | E::Damaged { .. } | E::Locked { .. } | E::Unsafe { .. } | E::Abandoned | E::Closed => {
-            of_store(error)
-        }
+        E::Io { .. }
+        | E::Index { .. }
+        | E::Damaged { .. }
+        | E::Locked { .. }
+        | E::Unsafe { .. }
+        | E::Full { .. }
+        | E::Abandoned
+        | E::Closed => of_store(error),
         E::DigestMismatch { .. } | E::TooLarge { .. } => of_store(&E::Abandoned),
         E::UploadUnknown | E::UploadBusy | E::TooManyUploads { .. } | E::InvalidManifest(_) | E::Missing(_) | E::Immutable { .. } => {
             Refusal::internal()

@@ -158,7 +158,12 @@ impl Front {
             Err(error) => Err(error),
         };
         body.abandon();
-        let mut response = result.unwrap_or_else(|error| refused(&error, endpoint, number));
+        let mut response = result.unwrap_or_else(|error| {
+            if let Some((need, have)) = error.shortage() {
+                self.store.refused_full(need, have);
+            }
+            refused(&error, endpoint, number)
+        });
         let headers = response.headers_mut();
         headers.insert("docker-distribution-api-version", HeaderValue::from_static("registry/2.0"));
         headers.insert(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
@@ -197,6 +202,7 @@ fn refused(error: &Error, endpoint: &'static str, number: u64) -> Response<Body>
     let refusal = error.refusal();
     let (status, code) = (refusal.status.as_u16(), refusal.code);
     match status {
+        _ if error.shortage().is_some() => tracing::debug!(request = number, endpoint, %error, "the disk is full"),
         500 => tracing::error!(request = number, endpoint, %error, "a request failed"),
         501.. => tracing::warn!(request = number, endpoint, status, %error, "a request was put off"),
         _ => tracing::debug!(request = number, endpoint, status, code, %error, "a request was refused"),

@@ -29,11 +29,11 @@ impl Front {
     /// Begins a session. SPEC: end-4a, end-4c.
     pub(super) async fn start_upload(&self, repository: RepositoryName, algorithm: Algorithm) -> Result<Response<Body>, Error> {
         let name = repository.clone();
-        let session = self.store.run(move |store| {
+        let session = with_room(&self.store, move |store| {
             let upload = store.create_upload(&name, algorithm)?;
             let session = upload.id();
             upload.suspend()?;
-            Ok::<_, Error>(session)
+            Ok(session)
         });
         let session = session.await?;
         Ok(self.stands_at(StatusCode::ACCEPTED, &repository, session, 0))
@@ -60,11 +60,15 @@ impl Front {
         refuse_encoded(request.headers)?;
         self.check_size(0, announced(request.headers))?;
         let name = repository.clone();
-        let upload = self.store.run(move |store| store.create_upload(&name, digest.algorithm())).await?;
+        let upload = with_room(&self.store, move |store| store.create_upload(&name, digest.algorithm())).await?;
         let mut writer = self.writer(upload);
         // Nobody was told this session's id, so nobody can go on with it.
         writer.when_dropped = WhenDropped::Cancel;
-        match self.receive(request.body, &mut writer, u64::MAX).await {
+        let received = match writer.reserve(&self.store, announced(request.headers)).await {
+            Ok(()) => self.receive(request.body, &mut writer, u64::MAX).await,
+            Err(refused) => Err(refused.into()),
+        };
+        match received {
             Ok(_) => writer.finish(digest).await?,
             Err(error) => {
                 writer.cancel().await;
@@ -132,6 +136,11 @@ impl Front {
             Ok(()) => self.check_size(start, announced),
         };
         let result = match result {
+            // Before the body: a client that asks first (`Expect: 100-continue`) sends none.
+            Ok(()) => writer.reserve(&self.store, announced).await.map_err(Error::from),
+            Err(refused) => Err(refused),
+        };
+        let result = match result {
             Ok(()) => self.receive(request.body, &mut writer, chunk.map_or(u64::MAX, |chunk| chunk.size)).await,
             Err(refused) => Err(refused),
         };
@@ -164,7 +173,7 @@ impl Front {
             writer.received += writer.batch.len() as u64;
             self.metrics.http_received_bytes.inc_by(writer.batch.len() as u64);
             // ORDER: what came before an error is kept, then the error counts.
-            writer.flush().await?;
+            writer.flush(&self.store).await?;
             filled?;
             if surplus || body.is_ended() {
                 writer.settle().await?;
@@ -239,6 +248,20 @@ fn announced(headers: &HeaderMap) -> Option<u64> {
     text(headers, &header::CONTENT_LENGTH).and_then(number)
 }
 
+/// Does something that needs room, and once more when there was none and somebody had a moment to make some.
+pub(super) async fn with_room<T: Send + 'static>(
+    store: &Store,
+    work: impl Fn(&Store) -> Result<T, store::Error> + Clone + Send + 'static,
+) -> Result<T, store::Error> {
+    match store.run(work.clone()).await {
+        Err(store::Error::Full { need, .. }) => {
+            store.make_room(need).await;
+            store.run(work).await
+        }
+        done => done,
+    }
+}
+
 /// Does something with a session, waiting a moment when another request has it.
 async fn patiently<T: Send + 'static>(
     store: &Store,
@@ -287,9 +310,25 @@ fn write(mut upload: Box<Upload>, batch: BytesMut) -> Written {
 }
 
 impl Writer {
-    /// Starts to write the batch; waits for the one before. Cancel-safe: nothing is lost.
-    async fn flush(&mut self) -> Result<(), store::Error> {
+    /// Makes sure that there is room for what was announced, evicting something if need be.
+    async fn reserve(&mut self, store: &Store, announced: Option<u64>) -> Result<(), store::Error> {
+        let Some(size) = announced else { return Ok(()) };
+        self.with_room(store, move |upload| upload.reserve(size)).await
+    }
+
+    /// Reserves, and once more when there was no room and somebody had a moment to make some. Cancel-safe.
+    async fn with_room(&mut self, store: &Store, reserve: impl Fn(&mut Upload) -> Result<(), store::Error>) -> Result<(), store::Error> {
         self.settle().await?;
+        let State::Idle(upload) = &mut self.state else { return Ok(()) };
+        let Err(store::Error::Full { need, .. }) = reserve(upload) else { return Ok(()) };
+        store.make_room(need).await;
+        reserve(upload)
+    }
+
+    /// Starts to write the batch; waits for the one before. Cancel-safe: nothing is lost.
+    async fn flush(&mut self, store: &Store) -> Result<(), store::Error> {
+        let size = self.batch.len() as u64;
+        self.with_room(store, move |upload| upload.reserve_step(size)).await?;
         if self.batch.is_empty() {
             return Ok(());
         }

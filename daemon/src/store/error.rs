@@ -96,6 +96,14 @@ pub enum Error {
         /// The setting's entry that says so.
         pattern: Pattern,
     },
+    /// The disk has no room for it, as far as pushes may take any.
+    #[error("no room on the disk: {need} bytes are needed and {have} can be had")]
+    Full {
+        /// Bytes that were wanted.
+        need: u64,
+        /// Bytes that could be had.
+        have: u64,
+    },
     /// A blob that was on its way will not come.
     #[error("the blob's source ended before the blob did")]
     Abandoned,
@@ -145,13 +153,22 @@ impl Error {
 
     /// Whether the same call may go well later.
     pub fn is_retryable(&self) -> bool {
-        matches!(self, Error::Io { .. } | Error::Index { .. } | Error::UploadBusy | Error::TooManyUploads { .. } | Error::Abandoned)
+        matches!(
+            self,
+            Error::Io { .. }
+                | Error::Index { .. }
+                | Error::Full { .. }
+                | Error::UploadBusy
+                | Error::TooManyUploads { .. }
+                | Error::Abandoned
+        )
     }
 
     /// Whether the disk is full.
     pub fn is_full(&self) -> bool {
         match self {
-            Error::Io { source, .. } => source.kind() == io::ErrorKind::StorageFull,
+            Error::Full { .. } => true,
+            Error::Io { source, .. } => matches!(source.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded),
             // The index has no kind for it that its binding shows; these are its words and the system's.
             Error::Index { source, .. } => {
                 ["No space left", "NoSpace", "space limit"].iter().any(|words| source.to_string().contains(words))

@@ -43,6 +43,11 @@ const WRITE_BUFFERS_BYTES: usize = 32 << 20;
 const COMPACT_DELETES: (usize, usize) = (1024, 512);
 /// Files that the index keeps open.
 const OPEN_FILES_MAX: i32 = 512;
+/// Memory for new rows of one table. Also what RocksDB wants to find free before it goes on after a full disk: it asks for as much
+/// as the largest table's, and looks every five seconds. It has to be well below the least `store.reserve`.
+const TABLE_BUFFER_BYTES: usize = 8 << 20;
+/// The table that RocksDB always has, and nobody uses. Left alone it would have a buffer of 64 MiB.
+const UNUSED_TABLE: &str = "default";
 
 /// The column families.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -148,13 +153,24 @@ impl Index {
             let mut table = Options::default();
             table.set_block_based_table_factory(&blocks);
             table.set_compression_type(rocksdb::DBCompressionType::Lz4);
-            table.set_write_buffer_size(8 << 20);
+            table.set_write_buffer_size(TABLE_BUFFER_BYTES);
             if *kind == Table::Listed {
                 let (window, deletes) = COMPACT_DELETES;
                 table.add_compact_on_deletion_collector_factory(window, deletes, 0.5);
             }
+            if *kind == Table::Meta {
+                table.set_merge_operator_associative("larder sum", sum);
+            }
             ColumnFamilyDescriptor::new(*name, table)
         });
+        let mut unused = Options::default();
+        unused.set_write_buffer_size(TABLE_BUFFER_BYTES);
+        // F43: a later program's tables are opened and left alone; without them RocksDB would refuse to open the others.
+        let known = |name: &String| name == UNUSED_TABLE || Table::ALL.iter().any(|(_, known)| known == name);
+        let there = if path.join("CURRENT").exists() { DBWithThreadMode::<MultiThreaded>::list_cf(&options, path) } else { Ok(Vec::new()) };
+        let later: Vec<_> = there.map_err(Error::index("list the tables of"))?.into_iter().filter(|name| !known(name)).collect();
+        let later = later.into_iter().map(|name| ColumnFamilyDescriptor::new(name, Options::default()));
+        let tables = tables.chain([ColumnFamilyDescriptor::new(UNUSED_TABLE, unused)]).chain(later);
         let db = DBWithThreadMode::open_cf_descriptors(&options, path, tables).map_err(Error::index("open it"))?;
         Ok(Self { db })
     }
@@ -224,9 +240,26 @@ impl Index {
         self.put(batch, table, key, &codec::encode(row));
     }
 
+    /// Adds to a sum in `meta`, whatever other writings add to it at the same time.
+    pub(super) fn add(&self, batch: &mut Batch, key: &[u8], by: i64) {
+        batch.0.merge_cf(&self.table(Table::Meta), key, by.to_le_bytes());
+    }
+
+    /// A sum in `meta`; `None` when nothing was ever added.
+    pub(super) fn sum(&self, key: &[u8]) -> Result<Option<i64>> {
+        Ok(self.get(Table::Meta, key)?.and_then(|bytes| bytes.try_into().ok()).map(i64::from_le_bytes))
+    }
+
     pub(super) fn delete(&self, batch: &mut Batch, table: Table, key: &[u8]) {
         batch.0.delete_cf(&self.table(table), key);
     }
+}
+
+/// Adds what was merged into a row of 8 bytes; anything else counts as nothing.
+fn sum(_: &[u8], standing: Option<&[u8]>, added: &rocksdb::MergeOperands) -> Option<Vec<u8>> {
+    let number = |bytes: &[u8]| bytes.try_into().map_or(0, i64::from_le_bytes);
+    let total = added.iter().fold(standing.map_or(0, number), |total, by| total.saturating_add(number(by)));
+    Some(total.to_le_bytes().to_vec())
 }
 
 /// Reads a row that the codec wrote.
@@ -263,6 +296,16 @@ mod tests {
         let stamp = Stamp { time: HybridTime(6), node: NodeId([4; 32]) };
         let record = RawRecord { kind: 3, key: b"team/app\0latest".to_vec(), value: Some(vec![7]), stamp };
         super::super::tests::golden("record.row", &codec::encode(&RecordRow { origin, sequence: 8, record }));
+    }
+
+    #[test]
+    fn f43_the_tables_of_a_later_program_are_left_alone() {
+        let folder = tempfile::tempdir().expect("a temp folder");
+        let index = Index::open(folder.path()).expect("new");
+        index.db.create_cf("later", &Options::default()).expect("a table of a later program");
+        drop(index);
+        let index = Index::open(folder.path()).expect("with the table");
+        assert!(index.db.cf_handle("later").is_some());
     }
 
     #[test]

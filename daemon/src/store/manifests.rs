@@ -17,6 +17,7 @@ use super::Store;
 use super::edges::{self, Holder};
 use super::error::{Error, InvalidManifest, Result};
 use super::garbage::rely;
+use super::space::IndexPart;
 use super::{journal, tags};
 use crate::failpoint;
 
@@ -210,6 +211,7 @@ impl Store {
     ///
     /// # Errors
     /// - `DigestMismatch`, `InvalidManifest`.
+    /// - `Full`: less than the reserve is free.
     /// - `Missing`: it names blobs or manifests that this repository lacks (S8). A missing subject is fine.
     /// - `Immutable`: a tag that may not be changed names another manifest.
     pub fn put_manifest(&self, push: ManifestPush) -> Result<()> {
@@ -219,6 +221,7 @@ impl Store {
         }
         let view = ManifestView::parse(&push.media_type, &push.bytes)?;
         let inner = &self.inner;
+        inner.space.check(push.bytes.len() as u64, IndexPart::Pushes)?;
         let mut writing = inner.journal.write(&inner.index);
         let mut missing = Vec::new();
         for named in view.blobs.iter().chain(&view.children).copied().collect::<BTreeSet<_>>() {

@@ -41,8 +41,10 @@ mod journal;
 mod layout;
 mod listed;
 mod manifests;
+mod pulls;
 mod reading;
 mod removal;
+mod space;
 mod staged;
 mod staging;
 mod tags;
@@ -54,15 +56,19 @@ pub use error::{Error, InvalidManifest, Result};
 pub use garbage::{IdleLink, IdleManifest};
 pub use layout::DataFolder;
 pub use manifests::{ManifestPush, ManifestView, StoredManifest};
+pub use pulls::Cold;
 pub use reading::{BlobFile, Content};
 pub use removal::{Lost, Trashed};
+pub use space::{Disk, SpaceLimits};
 pub use staging::{StagedReader, Staging};
 pub use tags::{TagInfo, TagVersion};
 pub use uploads::Upload;
 
 use index::{Batch, Index, RecordRow, Table, decode};
 use journal::Journal;
+use pulls::Pulls;
 use removal::Digests;
+use space::Space;
 use uploads::Sessions;
 
 /// The id of a cluster: random, given by its first node.
@@ -91,6 +97,8 @@ pub struct Options {
     pub renew_after: Duration,
     /// Tags that keep the manifest they were first given.
     pub immutable_tags: Vec<Pattern>,
+    /// How much of the disk may be taken.
+    pub space: SpaceLimits,
 }
 
 /// The store. Cheap to clone. Methods block on the disk unless they are `async` or say otherwise: call them through [`Store::run`].
@@ -108,6 +116,8 @@ struct Inner {
     journal: Journal,
     sessions: Mutex<Sessions>,
     digests: Digests,
+    space: Space,
+    pulls: Pulls,
     cluster: Mutex<ClusterId>,
 }
 
@@ -176,7 +186,9 @@ impl Store {
         };
         edges::ensure(&index)?;
         let cluster = Mutex::new(cluster);
-        let mut inner = Inner { folder, options, index, journal, sessions: Mutex::default(), digests: Digests::default(), cluster };
+        let space = Space::open(folder.path(), options.space.clone(), &index)?;
+        let (sessions, digests, pulls) = (Mutex::default(), Digests::default(), Mutex::default());
+        let mut inner = Inner { folder, options, index, journal, sessions, digests, space, pulls, cluster };
         inner.sessions = Mutex::new(uploads::load(&inner)?);
         staged::settle(&inner)?;
         staged::sweep(&inner.folder.uploads(), |id| Ok(uploads::is_session(&inner, id)))?;
@@ -250,6 +262,7 @@ impl Store {
     /// Merges records from elsewhere in one batch, keeps their numbers, and then raises the vector by `advance`
     /// (but not for origins of which a record was refused, so that it is sent again).
     pub fn apply(&self, records: Vec<Numbered>, advance: &VersionVector) -> Result<Applied> {
+        self.inner.space.check(0, space::IndexPart::Records)?;
         self.inner.journal.merge(&self.inner.index, records, advance)
     }
 

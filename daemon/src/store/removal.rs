@@ -157,18 +157,21 @@ impl Store {
             None => {}
         }
         tracing::warn!(%digest, why, "a blob is damaged and was put aside; it is looked for elsewhere");
-        let mut batch = Batch::default();
+        let (mut batch, gone) = (Batch::default(), -(row.size as i64));
         for table in [Table::Blob, Table::Chunks, Table::Small] {
             inner.index.delete(&mut batch, table, &key);
         }
+        inner.space.count(&inner.index, &mut batch, gone);
         inner.index.put_row(&mut batch, Table::Job, &job_key(LOST, digest), &(row.size, now_ms(), why));
         if row.small {
             inner.index.write(batch)?;
+            inner.space.counted(gone);
             return Ok(true);
         }
         let intent = format!("{INTENT}{digest}");
         inner.index.put(&mut batch, Table::Meta, intent.as_bytes(), &[]);
         inner.index.write(batch)?;
+        inner.space.counted(gone);
         // ORDER: as in `remove`. What a crash in between leaves is unlinked and not kept.
         inner.index.sync()?;
         if path.exists() {
@@ -204,18 +207,21 @@ impl Store {
         let Some(_held) = inner.digests.try_hold(*digest) else { return Ok(None) };
         let Some(found) = inner.index.get(table, row)? else { return Ok(None) };
         let blob = read(&found)?;
-        let mut batch = Batch::default();
+        let (mut batch, gone) = (Batch::default(), -(blob.size as i64));
         inner.index.delete(&mut batch, table, row);
+        inner.space.count(&inner.index, &mut batch, gone);
         for table in [Table::Chunks, Table::Small, Table::Lease] {
             inner.index.delete(&mut batch, table, &key);
         }
         if blob.small {
             inner.index.write(batch)?;
+            inner.space.counted(gone);
             return Ok(Some(blob.size));
         }
         let intent = format!("{INTENT}{digest}");
         inner.index.put(&mut batch, Table::Meta, intent.as_bytes(), &[]);
         inner.index.write(batch)?;
+        inner.space.counted(gone);
         // ORDER: durable before the file goes, or a power cut could bring back a row without a file.
         inner.index.sync()?;
         remove_file(&inner.folder.blob(digest))?;
@@ -240,18 +246,22 @@ pub(super) fn adopt(inner: &Inner, digest: &Digest) -> Result<Option<BlobRow>> {
     }
     let Some(row) = inner.index.row::<TrashRow>(Table::Job, &trash)? else { return Ok(None) };
     let mut batch = Batch::default();
-    forget(inner, &mut batch, digest);
+    inner.index.delete(&mut batch, Table::Job, &trash);
     inner.index.put_row(&mut batch, Table::Blob, &key, &row.blob);
     inner.index.write(batch)?;
     tracing::debug!(%digest, "out of the trash again");
     Ok(Some(row.blob))
 }
 
-/// Takes a digest off the lists of the trash and of what was lost, in the batch that makes it a blob again.
-pub(super) fn forget(inner: &Inner, batch: &mut Batch, digest: &Digest) {
-    for list in [TRASH, LOST] {
-        inner.index.delete(batch, Table::Job, &job_key(list, digest));
+/// Takes a digest off the lists of the trash and of what was lost, in the batch that makes it a blob again; `false`: it was not in the trash.
+pub(super) fn forget(inner: &Inner, batch: &mut Batch, digest: &Digest) -> Result<bool> {
+    inner.index.delete(batch, Table::Job, &job_key(LOST, digest));
+    let key = trash_key(digest);
+    let there = inner.index.get(Table::Job, &key)?.is_some();
+    if there {
+        inner.index.delete(batch, Table::Job, &key);
     }
+    Ok(there)
 }
 
 fn trash_key(digest: &Digest) -> Vec<u8> {

@@ -111,12 +111,16 @@ impl Staged {
         }
         failpoint::pass("store/blob/renamed-not-indexed").map_err(Error::io("index", &self.path))?;
         let mut writing = inner.journal.write(&inner.index);
+        let mut added = 0;
         if !known {
             let link = hashed.link;
             let row = BlobRow { size: link.size, root: link.root, crc64: link.crc64, created_ms: now_ms(), small };
             let index = &inner.index;
             index.put_row(&mut writing.batch, Table::Blob, &key, &row);
-            removal::forget(inner, &mut writing.batch, &expected);
+            if !removal::forget(inner, &mut writing.batch, &expected)? {
+                added = link.size as i64;
+                inner.space.count(index, &mut writing.batch, added);
+            }
             if small {
                 let mut bytes = vec![0; link.size as usize];
                 self.file.read_exact_at(&mut bytes, 0).map_err(Error::io("read", &self.path))?;
@@ -129,6 +133,7 @@ impl Staged {
         inner.index.delete(&mut writing.batch, Table::Meta, intent.as_bytes());
         more(&mut writing, &hashed)?;
         writing.commit()?;
+        inner.space.counted(added);
         failpoint::pass("store/blob/indexed-not-answered").map_err(Error::io("answer for", &self.path))?;
         if known || small {
             remove_file(&self.path)?;

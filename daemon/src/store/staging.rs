@@ -16,6 +16,7 @@ use uuid::Uuid;
 use super::Store;
 use super::error::{Error, Result};
 use super::layout::remove_file;
+use super::space::Hold;
 use super::staged::Staged;
 
 /// How far readers may read.
@@ -37,6 +38,7 @@ pub struct Staging {
     offset: u64,
     file: Arc<File>,
     progress: watch::Sender<Progress>,
+    space: Hold,
 }
 
 /// Reads a blob while it comes in.
@@ -51,16 +53,19 @@ impl Store {
     /// Begins to stage a blob that comes from a peer or the archive; `link` says what it must be.
     ///
     /// # Errors
-    /// `TooLarge`: beyond `registry.blob_size_max`.
+    /// - `TooLarge`: beyond `registry.blob_size_max`.
+    /// - `Full`: there is no room for it.
     pub fn stage(&self, digest: Digest, link: Link) -> Result<Staging> {
         let limit = self.inner.options.blob_size_max;
         if link.size > limit {
             return Err(Error::TooLarge { limit });
         }
+        let mut space = Hold::new(self, true);
+        space.reserve(link.size)?;
         let staged = Staged::create(self.inner.folder.upload(Uuid::new_v4()), digest.algorithm())?;
         let file = staged.file.try_clone().map_err(Error::io("open", &staged.path))?;
         let progress = watch::Sender::new(Progress::Coming(0));
-        Ok(Staging { store: self.clone(), digest, link, staged: Some(staged), offset: 0, file: Arc::new(file), progress })
+        Ok(Staging { store: self.clone(), digest, link, staged: Some(staged), offset: 0, file: Arc::new(file), progress, space })
     }
 }
 
@@ -100,6 +105,7 @@ impl Staging {
             .await;
         self.staged = Some(staged);
         appended?;
+        self.space.written(offset - self.offset);
         self.offset = offset;
         self.progress.send_replace(Progress::Coming(offset.min(self.link.size.saturating_sub(1))));
         Ok(())

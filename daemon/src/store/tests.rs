@@ -30,6 +30,10 @@ impl Place {
 
     /// With the age at which links are renewed.
     pub(super) fn open_with(&self, renew_after: Duration) -> Store {
+        self.open_limited(renew_after, SpaceLimits::default())
+    }
+
+    pub(super) fn open_limited(&self, renew_after: Duration, space: SpaceLimits) -> Store {
         let options = Options {
             node: NodeId([self.node; 32]),
             durability: Durability::Relaxed,
@@ -38,6 +42,7 @@ impl Place {
             blob_size_max: 64 << 20,
             renew_after,
             immutable_tags: vec!["team/fixed:v*".parse().expect("pattern")],
+            space,
         };
         Store::open(DataFolder::open(&self.folder.path().join("data")).expect("folder"), options).expect("store")
     }

@@ -24,6 +24,7 @@ use super::hashing::SavedHashes;
 use super::index::{Batch, Table, decode};
 use super::journal::{lock, now_ms};
 use super::layout::remove_file;
+use super::space::{Hold, IndexPart};
 use super::staged::Staged;
 use super::{Inner, Store};
 use crate::failpoint;
@@ -63,6 +64,14 @@ pub struct Upload {
     /// `None` once the session has ended.
     staged: Option<Staged>,
     saved: u64,
+    space: Hold,
+}
+
+impl Session {
+    /// Bytes on the disk.
+    pub(super) fn offset(&self) -> u64 {
+        self.offset.load(Ordering::Relaxed)
+    }
 }
 
 /// Reads the sessions that the last shutdown left.
@@ -83,8 +92,10 @@ impl Store {
     /// Begins a session.
     ///
     /// # Errors
-    /// `TooManyUploads`: as many are open as `registry.uploads_max` allows.
+    /// - `TooManyUploads`: as many are open as `registry.uploads_max` allows.
+    /// - `Full`: nothing can be pushed now.
     pub fn create_upload(&self, repository: &RepositoryName, algorithm: Algorithm) -> Result<Upload> {
+        self.inner.space.check(0, IndexPart::Pushes)?;
         let id = Uuid::new_v4();
         let session = Session { repository: repository.clone(), offset: 0.into(), touched_ms: now_ms().into(), busy: true.into() };
         let session = Arc::new(session);
@@ -96,7 +107,7 @@ impl Store {
             }
             sessions.insert(id, Arc::clone(&session));
         }
-        let mut upload = Upload { id, store: self.clone(), session, staged: None, saved: 0 };
+        let mut upload = Upload { id, store: self.clone(), session, staged: None, saved: 0, space: Hold::new(self, false) };
         let staged = Staged::create(self.inner.folder.upload(id), algorithm);
         match staged.and_then(|staged| {
             upload.staged = Some(staged);
@@ -120,7 +131,7 @@ impl Store {
         if session.busy.swap(true, Ordering::AcqRel) {
             return Err(Error::UploadBusy);
         }
-        let mut upload = Upload { id, store: self.clone(), session, staged: None, saved: 0 };
+        let mut upload = Upload { id, store: self.clone(), session, staged: None, saved: 0, space: Hold::new(self, false) };
         // It may have ended between the two steps.
         let row: SessionRow = self.inner.index.row(Table::Meta, &row_key(id))?.ok_or(Error::UploadUnknown)?;
         let staged = Staged::resume(self.inner.folder.upload(id), row.algorithm, row.hashes.as_ref())?;
@@ -189,18 +200,37 @@ impl Upload {
         self.session.offset.load(Ordering::Acquire)
     }
 
+    /// Makes sure that there is room for `size` more bytes; what is not used goes back when this is dropped.
+    ///
+    /// # Errors
+    /// `Full`: there is not; the session stands where it stood.
+    pub fn reserve(&mut self, size: u64) -> Result<()> {
+        self.space.reserve(size)
+    }
+
+    /// Makes sure that there is room for `size` more bytes, of nobody knows how many. When there is much, some more is taken
+    /// at once.
+    ///
+    /// # Errors
+    /// As [`Upload::reserve`].
+    pub fn reserve_step(&mut self, size: u64) -> Result<()> {
+        self.space.reserve_step(size)
+    }
+
     /// Takes bytes: writes and hashes them. Blocks.
     ///
     /// # Errors
     /// - `TooLarge`: beyond `registry.blob_size_max`; nothing of these bytes was taken.
-    /// - `Io`: the disk refused; the session stands where it stood.
+    /// - `Full`, `Io`: the disk refused; the session stands where it stood.
     pub fn append(&mut self, bytes: &[u8]) -> Result<()> {
         let limit = self.store.inner.options.blob_size_max;
         if self.offset().saturating_add(bytes.len() as u64) > limit {
             return Err(Error::TooLarge { limit });
         }
+        self.space.reserve_step(bytes.len() as u64)?;
         let staged = self.staged.as_mut().expect("a held session has its file");
         staged.append(bytes)?;
+        self.space.written(bytes.len() as u64);
         let size = staged.hashes.size();
         failpoint::pass("store/upload/appended-not-saved").map_err(Error::io("save the state of", &staged.path))?;
         self.session.offset.store(size, Ordering::Release);

@@ -7,14 +7,18 @@
 //! What this room needs to know of other nodes it asks of [`Surroundings`], which `node` implements. Any node may do any of
 //! this; to spare the fleet the same deed by everybody, the node that comes first for a digest or a repository does it.
 //!
-//! One core task, `upkeep`. A crash leaves nothing to mend: a round that was cut short begins anew.
+//! [`evict`] keeps the disk below its marks.
+//!
+//! Two core tasks, `upkeep` and `eviction`. A crash leaves nothing to mend: a round that was cut short begins anew.
 
 use larder_protocol::digest::Digest;
 
 mod clock;
+mod evict;
 mod gc;
 mod retention;
 
+pub use evict::{Elsewhere, Evictor};
 pub use gc::{Gc, Report};
 
 /// What upkeep needs to know of other nodes.

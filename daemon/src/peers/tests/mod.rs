@@ -127,6 +127,7 @@ impl Place {
             blob_size_max: 64 << 20,
             renew_after: Duration::from_secs(3600),
             immutable_tags: Vec::new(),
+            space: Default::default(),
         };
         let mut folder = DataFolder::open(&config.data_dir);
         let deadline = Instant::now() + DEADLINE;
