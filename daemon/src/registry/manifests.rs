@@ -3,8 +3,7 @@
 //! A manifest is stored exactly as it was sent and served with the media type it was sent with; `Accept` is not asked, since a
 //! manifest of another type would be another manifest. What it may name, and whether that is there, is the store's to check.
 //!
-//! `OCI-Subject` is not answered: it would tell clients that this registry lists referrers, and they would stop to keep
-//! the list themselves under the tag that the specification gives them for it.
+//! `OCI-Subject` tells a client that what it attached will be listed by [`super::referrers`], so that it keeps no list of its own.
 
 use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, Response, StatusCode, header};
@@ -64,10 +63,10 @@ impl Front {
         let (name, named) = (repository.clone(), tags.clone());
         let stored = self.store.run(move |store| {
             let digest = digest.unwrap_or_else(|| Digest::of(Algorithm::Sha256, &bytes));
-            store.put_manifest(ManifestPush { repository: name, tags: named, digest, media_type, bytes })?;
-            Ok::<_, Error>(digest)
+            let subject = store.put_manifest(ManifestPush { repository: name, tags: named, digest, media_type, bytes })?;
+            Ok::<_, Error>((digest, subject))
         });
-        let digest = stored.await?;
+        let (digest, subject) = stored.await?;
         self.metrics.pushes.inc();
         let mut response = empty(StatusCode::CREATED);
         set(&mut response, header::LOCATION, self.location(format_args!("{repository}/manifests/{digest}")));
@@ -75,6 +74,9 @@ impl Front {
         if by_digest && !tags.is_empty() {
             let tags: Vec<_> = tags.iter().map(Tag::as_str).collect();
             set(&mut response, "oci-tag", tags.join(", "));
+        }
+        if let Some(subject) = subject {
+            set(&mut response, "oci-subject", subject);
         }
         Ok(response)
     }

@@ -3,8 +3,8 @@
 //! # How a request goes through
 //!
 //! [`server`] accepts connections, [`route`] turns a request line into a [`route::Route`] (from there on there are names and
-//! digests and no text), one function in [`uploads`], [`blobs`], [`manifests`] or [`tags`] does it, and every failure leaves
-//! through [`error`]. Content comes in through [`body::Inflow`] and goes out through [`body::Outflow`].
+//! digests and no text), one function in [`uploads`], [`blobs`], [`manifests`], [`tags`] or [`referrers`] does it, and every failure
+//! leaves through [`error`]. Content comes in through [`body::Inflow`] and goes out through [`body::Outflow`].
 //!
 //! # What holds
 //!
@@ -47,6 +47,7 @@ mod error;
 mod manifests;
 pub(crate) mod query;
 mod range;
+mod referrers;
 mod route;
 mod server;
 mod tags;
@@ -168,6 +169,9 @@ impl Front {
             Route::Ping => Ok(json(&serde_json::json!({}))),
             Route::ListRepositories(page) => self.list_repositories(page).await,
             Route::ListTags { repository, page } => self.list_tags(repository, page).await,
+            Route::ListReferrers { repository, subject, artifact_type, page } => {
+                self.list_referrers(repository, subject, artifact_type, page).await
+            }
             Route::CheckBlob { repository, digest } => self.check_blob(repository, digest, request.headers).await,
             Route::PullBlob { repository, digest } => self.pull_blob(repository, digest, request.headers).await,
             Route::DeleteBlob { repository, digest } => self.delete_blob(repository, digest).await,

@@ -164,7 +164,7 @@ impl Index {
     }
 
     /// Rows whose key starts with `prefix`, from `from` on, in order. Stops at the first damaged read.
-    pub(super) fn scan<'a>(&'a self, table: Table, prefix: &[u8], from: &[u8]) -> impl Iterator<Item = Result<Row>> + 'a {
+    pub(super) fn scan<'a>(&'a self, table: Table, prefix: &[u8], from: &[u8]) -> impl Iterator<Item = Result<Row>> + use<'a> {
         let mut options = ReadOptions::default();
         if let Some(end) = successor(prefix) {
             options.set_iterate_upper_bound(end);

@@ -204,12 +204,12 @@ impl<'de> Visitor<'de> for Shape {
 }
 
 impl Store {
-    /// Stores a manifest and its tags in one batch. What is there already and the same is not written again.
+    /// Stores a manifest and its tags in one batch; returns its subject. What is there already and the same is not written again.
     ///
     /// # Errors
     /// - `DigestMismatch`, `InvalidManifest`.
     /// - `Missing`: it names blobs or manifests that this repository lacks (S8). A missing subject is fine.
-    pub fn put_manifest(&self, push: ManifestPush) -> Result<()> {
+    pub fn put_manifest(&self, push: ManifestPush) -> Result<Option<Digest>> {
         let actual = Digest::of(push.digest.algorithm(), &push.bytes);
         if actual != push.digest {
             return Err(Error::DigestMismatch { expected: push.digest, actual });
@@ -253,7 +253,8 @@ impl Store {
         let failed = |source| Error::Io { doing: "store a manifest in", path: inner.folder.path().to_owned(), source };
         failpoint::pass("store/manifest/before-commit").map_err(failed)?;
         writing.commit()?;
-        failpoint::pass("store/manifest/committed-not-answered").map_err(failed)
+        failpoint::pass("store/manifest/committed-not-answered").map_err(failed)?;
+        Ok(view.subject)
     }
 
     /// A manifest by digest; `None` when the repository has none such.

@@ -70,7 +70,7 @@ fn put(store: &Store, name: &str, tags: &[&str], media_type: &str, bytes: &[u8])
     let digest = Digest::sha256(bytes);
     let tags = tags.iter().map(|name| tag(name)).collect();
     let push = ManifestPush { repository: repository(name), tags, digest, media_type: media_type.to_owned(), bytes: bytes.to_vec().into() };
-    store.put_manifest(push).map(|()| digest)
+    store.put_manifest(push).map(|_| digest)
 }
 
 /// Pushes an image of one small blob under a tag.

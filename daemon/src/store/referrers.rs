@@ -1,0 +1,180 @@
+//! What is attached to a manifest: signatures, SBOMs, whatever names it as its subject.
+//!
+//! Two sources are walked side by side, both in the order of the attached manifests' digests, so that one digest stands for a
+//! place in the listing and what both name is listed once:
+//!
+//! - the reverse references that are written with every manifest (table `edge`);
+//! - the list that clients keep themselves where a registry knows no referrers: an index under the tag that the
+//!   specification derives from the subject's digest. Such lists come along when repositories are copied.
+//!
+//! What one call may read is bounded, however much is attached to one digest and however little of it matches (S13): a page that
+//! reached the bound is short or empty and says where to go on.
+
+use std::collections::BTreeSet;
+
+use larder_protocol::digest::Digest;
+use larder_protocol::name::{RepositoryName, Tag};
+use serde::Deserialize;
+use serde_json::{Map, Value};
+
+use super::Store;
+use super::error::{Error, Result};
+use super::index::Table;
+
+/// Most manifests that are read for one page.
+const READ_COUNT_MAX: usize = 2_000;
+/// Most bytes of manifests that are read for one page; the one that reaches it still counts.
+const READ_BYTES_MAX: usize = 16 << 20;
+/// Most bytes of annotations in one page; the manifest that reaches it is still listed.
+const ANNOTATIONS_BYTES_MAX: usize = 2 << 20;
+/// How much of a digest's hex goes into the tag of the list that clients keep. SPEC: referrers tag schema.
+const TAG_HEX_MAX: usize = 64;
+
+/// Which referrers are wanted.
+#[derive(Clone, Debug)]
+pub struct ReferrersQuery {
+    /// What they are attached to; need not be there.
+    pub subject: Digest,
+    /// Only those of this artifact type.
+    pub artifact_type: Option<String>,
+    /// Only those behind this one.
+    pub after: Option<Digest>,
+    /// At most so many.
+    pub limit: usize,
+}
+
+/// A manifest that is attached to another.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Referrer {
+    /// Its own digest.
+    pub digest: Digest,
+    /// What it was pushed as.
+    pub media_type: String,
+    /// Its bytes.
+    pub size: u64,
+    /// What it says it is; an image that does not say is what its config is.
+    pub artifact_type: Option<String>,
+    /// Its annotations, as it has them.
+    pub annotations: Map<String, Value>,
+}
+
+/// Some of the manifests that are attached to one.
+#[derive(Clone, Debug, Default)]
+pub struct ReferrersPage {
+    /// By digest; may be empty with more to come.
+    pub referrers: Vec<Referrer>,
+    /// Behind which one to go on; `None`: that was all.
+    pub next: Option<Digest>,
+}
+
+/// What of a manifest stands in a listing. That it is sound was checked when it was stored.
+#[derive(Default, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+struct Attached {
+    artifact_type: Option<Value>,
+    config: Option<Value>,
+    annotations: Option<Value>,
+    subject: Option<Value>,
+}
+
+impl Attached {
+    fn subject(&self) -> Option<Digest> {
+        self.subject.as_ref()?.get("digest")?.as_str()?.parse().ok()
+    }
+
+    /// SPEC: end-12a: without a type of its own an image is of its config's; an index is of none.
+    fn artifact_type(&self) -> Option<String> {
+        let own = self.artifact_type.as_ref().and_then(Value::as_str);
+        let config = || self.config.as_ref()?.get("mediaType")?.as_str();
+        own.filter(|own| !own.is_empty()).or_else(config).map(str::to_owned)
+    }
+
+    fn annotations(self) -> Map<String, Value> {
+        match self.annotations {
+            Some(Value::Object(annotations)) => annotations.into_iter().filter(|(_, value)| value.is_string()).collect(),
+            _ => Map::new(),
+        }
+    }
+}
+
+impl Store {
+    /// The manifests of a repository that are attached to one, by digest; see [`ReferrersPage`]. The subject itself may be missing.
+    pub fn referrers(&self, repository: &RepositoryName, query: &ReferrersQuery) -> Result<ReferrersPage> {
+        let mut page = ReferrersPage::default();
+        if query.limit == 0 {
+            return Ok(page);
+        }
+        let (mut read_count, mut read_bytes, mut annotations_bytes) = (0, 0, 0);
+        let mut listed = self.listed(repository, query)?.into_iter().peekable();
+        let mut edges = self.parents(repository, query).peekable();
+        loop {
+            let edge = match edges.peek() {
+                Some(Ok(edge)) => Some(*edge),
+                Some(Err(_)) => return Err(edges.next().and_then(Result::err).expect("it was just seen")),
+                None => None,
+            };
+            // The smaller of the two; of equals both are taken.
+            let Some(digest) = edge.into_iter().chain(listed.peek().copied()).min() else { break };
+            if page.referrers.len() == query.limit
+                || read_count == READ_COUNT_MAX
+                || read_bytes >= READ_BYTES_MAX
+                || annotations_bytes >= ANNOTATIONS_BYTES_MAX
+            {
+                return Ok(page);
+            }
+            edges.next_if(|edge| matches!(edge, Ok(edge) if *edge == digest));
+            let is_listed = listed.next_if_eq(&digest).is_some();
+            page.next = Some(digest);
+            read_count += 1;
+            let Some(manifest) = self.manifest(repository, &digest)? else { continue };
+            read_bytes += manifest.bytes.len();
+            let Ok(attached) = serde_json::from_slice::<Attached>(&manifest.bytes) else { continue };
+            match attached.subject() {
+                Some(subject) if subject == query.subject => {}
+                // Its client listed it, and it names nothing else.
+                None if is_listed => {}
+                Some(_) | None => continue,
+            }
+            let artifact_type = attached.artifact_type();
+            if query.artifact_type.is_some() && query.artifact_type != artifact_type {
+                continue;
+            }
+            let annotations = attached.annotations();
+            annotations_bytes += annotations.iter().map(|(key, value)| key.len() + value.as_str().map_or(0, str::len)).sum::<usize>();
+            let size = manifest.bytes.len() as u64;
+            page.referrers.push(Referrer { digest, media_type: manifest.media_type, size, artifact_type, annotations });
+        }
+        page.next = None;
+        Ok(page)
+    }
+
+    /// Manifests of a repository that name a digest in any way, behind `query.after`, by digest.
+    fn parents<'a>(&'a self, repository: &RepositoryName, query: &ReferrersQuery) -> impl Iterator<Item = Result<Digest>> + use<'a> {
+        let prefix = [&query.subject.to_key()[..], repository.as_str().as_bytes(), &[0]].concat();
+        // The smallest key behind `after` is `after` with a NUL.
+        let from = query.after.map(|after| [&prefix[..], &after.to_key(), &[0]].concat()).unwrap_or_default();
+        let length = prefix.len();
+        self.inner.index.scan(Table::Edge, &prefix, &from).map(move |row| {
+            let (key, _) = row?;
+            let damaged = || Error::Damaged { what: "a key of table edge".to_owned(), detail: format!("it has {} bytes", key.len()) };
+            Digest::from_key(&key[length..]).ok_or_else(damaged)
+        })
+    }
+
+    /// What the list names that clients keep under the subject's own tag, behind `query.after`; nothing when there is no list.
+    fn listed(&self, repository: &RepositoryName, query: &ReferrersQuery) -> Result<BTreeSet<Digest>> {
+        let Some(tag) = self.tag(repository, &referrers_tag(&query.subject))? else { return Ok(BTreeSet::new()) };
+        let Some(list) = self.manifest(repository, &tag.digest)? else { return Ok(BTreeSet::new()) };
+        let list: Value = serde_json::from_slice(&list.bytes).unwrap_or_default();
+        let named = list.get("manifests").and_then(Value::as_array).into_iter().flatten();
+        let digests = named.filter_map(|descriptor| descriptor.get("digest")?.as_str()?.parse().ok());
+        Ok(digests.filter(|digest| query.after.is_none_or(|after| *digest > after)).collect())
+    }
+}
+
+/// SPEC: referrers tag schema: the algorithm, a dash, and the first hex digits.
+fn referrers_tag(subject: &Digest) -> Tag {
+    let mut hex = subject.hex();
+    hex.truncate(TAG_HEX_MAX);
+    format!("{}-{hex}", subject.algorithm()).parse().expect("letters, digits and a dash make a tag")
+}
