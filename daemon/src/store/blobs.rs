@@ -10,8 +10,10 @@ use larder_protocol::name::RepositoryName;
 use larder_protocol::record::{Key, Link, Value};
 
 use super::Store;
+use super::edges;
 use super::error::{Error, Result};
 use super::index::{BlobRow, Table};
+use super::removal;
 
 /// A blob's bytes, opened.
 #[derive(Clone, Debug)]
@@ -48,7 +50,13 @@ impl Store {
     /// `Damaged`: the index names a blob whose bytes are not there, or not all of them.
     pub fn open_blob(&self, digest: &Digest) -> Result<Option<Content>> {
         let (inner, key) = (&self.inner, digest.to_key());
-        let Some(row) = inner.index.row::<BlobRow>(Table::Blob, &key)? else { return Ok(None) };
+        let row = match inner.index.row::<BlobRow>(Table::Blob, &key)? {
+            Some(row) => row,
+            None => match removal::adopt(inner, digest)? {
+                Some(row) => row,
+                None => return Ok(None),
+            },
+        };
         let damaged = |detail: String| Error::Damaged { what: format!("blob {digest}"), detail };
         if row.small {
             let bytes = inner.index.get(Table::Small, &key)?.ok_or_else(|| damaged("its bytes are gone from the index".to_owned()))?;
@@ -88,6 +96,11 @@ impl Store {
             writing.commit()?;
         }
         Ok(true)
+    }
+
+    /// Repositories with a live link of a blob, in byte order, at most `limit`.
+    pub fn repositories_linking(&self, digest: &Digest, limit: usize) -> Result<Vec<RepositoryName>> {
+        edges::linking(&self.inner.index, digest).take(limit).collect()
     }
 
     /// Removes a blob's link from a repository; `false` when there was none.

@@ -10,11 +10,12 @@
 //! | small | digest key | the bytes of a blob up to 64 KiB |
 //! | chunks | digest key | BLAKE3 chaining values, 32 bytes each |
 //! | link, manifest, tag, pack, record | the record's key | [`RecordRow`] |
-//! | edge | child, repository, NUL, parent | empty |
+//! | edge | what is held, repository, NUL, who holds it | see `edges` |
 //! | history | repository, NUL, tag, NUL, inverted time | the record that was replaced |
 //! | journal | origin, sequence | kind, record key |
 //! | location | digest key, pack id | offset, length |
-//! | lease, job | | opened for the versions to come |
+//! | job | `trash/`, digest key | [`super::removal::TrashRow`] |
+//! | lease | digest key | when it was last pulled |
 //!
 //! Manifests rest in their record's row; so their bytes are there as soon as the record is.
 

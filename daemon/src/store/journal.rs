@@ -10,17 +10,16 @@
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use larder_protocol::record::{Key, Manifest, Numbered, RawRecord, Record, Value};
+use larder_protocol::record::{Key, Numbered, RawRecord, Record, Value};
 use larder_protocol::stamp::{Clock, NodeId, Stamp};
 use larder_protocol::vector::{Origin, VersionVector};
 use tokio::sync::watch;
 
 use super::error::{Error, Result};
 use super::index::{Batch, Index, RecordRow, Table, decode};
-use super::manifests::ManifestView;
-use super::{Applied, Commit};
+use super::{Applied, Commit, edges};
 
-const META_CLOCK: &[u8] = b"clock";
+pub(super) const META_CLOCK: &[u8] = b"clock";
 const META_VECTOR: &[u8] = b"vector";
 const META_INCARNATION: &[u8] = b"incarnation";
 /// In front of the names of other rooms' settings.
@@ -225,18 +224,13 @@ impl Writing<'_> {
     /// The rows that follow from a record: edges, locations, history.
     fn follow(&mut self, record: &Record, before: Option<&Record>) {
         let (index, batch) = (self.index, &mut self.batch);
+        for (key, _) in before.map(edges::of_record).unwrap_or_default() {
+            index.delete(batch, Table::Edge, &key);
+        }
+        for (key, row) in edges::of_record(record) {
+            index.put(batch, Table::Edge, &key, &row);
+        }
         match (&record.key, before.and_then(|before| before.value.as_ref()), &record.value) {
-            (Key::Manifest(repository, digest), old, new) => {
-                for (value, put) in [(old, false), (new.as_ref(), true)] {
-                    let Some(Value::Manifest(Manifest { media_type, bytes })) = value else { continue };
-                    // What a later program lets in may be unreadable here: it is kept, and has no edges.
-                    let Ok(view) = ManifestView::parse(media_type, bytes) else { continue };
-                    for child in view.names() {
-                        let edge = [&child.to_key()[..], repository.as_str().as_bytes(), &[0], &digest.to_key()].concat();
-                        if put { index.put(batch, Table::Edge, &edge, &[]) } else { index.delete(batch, Table::Edge, &edge) }
-                    }
-                }
-            }
             (Key::Tag(repository, tag), Some(Value::Tag(_)), _) => {
                 let before = before.expect("its value was there");
                 let newest_first = !before.stamp.time.0;
@@ -270,7 +264,9 @@ impl Writing<'_> {
 
     /// Hands the batch to the index, lets other writings go on, and waits until it is on the disk.
     pub(super) fn commit(mut self) -> Result<Vec<Numbered>> {
-        self.index.put_row(&mut self.batch, Table::Meta, META_CLOCK, &self.writer.clock.floor());
+        for name in [META_CLOCK, edges::META_EDGES] {
+            self.index.put_row(&mut self.batch, Table::Meta, name, &self.writer.clock.floor());
+        }
         self.index.put_row(&mut self.batch, Table::Meta, META_VECTOR, &self.writer.vector);
         let Self { journal, index, writer, batch, numbered } = self;
         let vector = writer.vector.clone();

@@ -14,6 +14,7 @@ use serde::de::{self, DeserializeSeed, MapAccess, SeqAccess, Visitor};
 use serde::{Deserialize, Deserializer};
 
 use super::Store;
+use super::edges::{self, Holder};
 use super::error::{Error, InvalidManifest, Result};
 use super::journal;
 use crate::failpoint;
@@ -274,8 +275,10 @@ impl Store {
         if writing.live(&key)?.is_none() {
             return Ok(false);
         }
-        for tag in self.tags(repository, None, usize::MAX)?.into_iter().filter(|tag| tag.digest == *digest) {
-            writing.record(Key::Tag(repository.clone(), tag.tag), None)?;
+        for holder in edges::holders(&inner.index, digest, repository, None) {
+            if let Holder::Tag(tag) = holder? {
+                writing.record(Key::Tag(repository.clone(), tag), None)?;
+            }
         }
         writing.record(key, None)?;
         writing.commit()?;

@@ -31,6 +31,7 @@ use tokio::sync::watch;
 use crate::config::Durability;
 
 mod blobs;
+mod edges;
 mod error;
 mod hashing;
 mod index;
@@ -38,6 +39,7 @@ mod journal;
 mod layout;
 mod manifests;
 mod referrers;
+mod removal;
 mod staged;
 mod staging;
 mod tags;
@@ -50,12 +52,14 @@ pub use error::{Error, InvalidManifest, Result};
 pub use layout::DataFolder;
 pub use manifests::{ManifestPush, ManifestView, StoredManifest};
 pub use referrers::{Referrer, ReferrersPage, ReferrersQuery};
+pub use removal::Trashed;
 pub use staging::{StagedReader, Staging};
 pub use tags::TagInfo;
 pub use uploads::Upload;
 
 use index::{Batch, Index, RecordRow, Table, decode};
 use journal::Journal;
+use removal::Digests;
 use uploads::Sessions;
 
 /// The id of a cluster: random, given by its first node.
@@ -96,6 +100,7 @@ struct Inner {
     index: Index,
     journal: Journal,
     sessions: Mutex<Sessions>,
+    digests: Digests,
     cluster: Mutex<ClusterId>,
 }
 
@@ -162,7 +167,9 @@ impl Store {
                 cluster
             }
         };
-        let mut inner = Inner { folder, options, index, journal, sessions: Mutex::default(), cluster: Mutex::new(cluster) };
+        edges::ensure(&index)?;
+        let cluster = Mutex::new(cluster);
+        let mut inner = Inner { folder, options, index, journal, sessions: Mutex::default(), digests: Digests::default(), cluster };
         inner.sessions = Mutex::new(uploads::load(&inner)?);
         staged::settle(&inner)?;
         staged::sweep(&inner.folder.uploads(), |id| Ok(uploads::is_session(&inner, id)))?;

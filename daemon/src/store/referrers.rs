@@ -3,7 +3,7 @@
 //! Two sources are walked side by side, both in the order of the attached manifests' digests, so that one digest stands for a
 //! place in the listing and what both name is listed once:
 //!
-//! - the reverse references that are written with every manifest (table `edge`);
+//! - the reverse references that are written with every manifest (`edges`);
 //! - the list that clients keep themselves where a registry knows no referrers: an index under the tag that the
 //!   specification derives from the subject's digest. Such lists come along when repositories are copied.
 //!
@@ -18,15 +18,17 @@ use serde::Deserialize;
 use serde_json::{Map, Value};
 
 use super::Store;
-use super::error::{Error, Result};
-use super::index::Table;
+use super::edges::{self, Holder, Naming};
+use super::error::Result;
 
+/// Most rows that are looked at for one page: indexes name a digest too, and are not attached to it.
+const ROWS_MAX: usize = 20_000;
 /// Most manifests that are read for one page.
-const READ_COUNT_MAX: usize = 2_000;
+const MANIFESTS_MAX: usize = 2_000;
 /// Most bytes of manifests that are read for one page; the one that reaches it still counts.
-const READ_BYTES_MAX: usize = 16 << 20;
+const MANIFEST_BYTES_MAX: usize = 16 << 20;
 /// Most bytes of annotations in one page; the manifest that reaches it is still listed.
-const ANNOTATIONS_BYTES_MAX: usize = 2 << 20;
+const ANNOTATION_BYTES_MAX: usize = 2 << 20;
 /// How much of a digest's hex goes into the tag of the list that clients keep. SPEC: referrers tag schema.
 const TAG_HEX_MAX: usize = 64;
 
@@ -97,6 +99,33 @@ impl Attached {
     }
 }
 
+/// What was done for a page so far.
+#[derive(Default)]
+struct Work {
+    rows: usize,
+    manifests: usize,
+    manifest_bytes: usize,
+    annotation_bytes: usize,
+}
+
+impl Work {
+    fn is_done(&self) -> bool {
+        self.rows >= ROWS_MAX
+            || self.manifests >= MANIFESTS_MAX
+            || self.manifest_bytes >= MANIFEST_BYTES_MAX
+            || self.annotation_bytes >= ANNOTATION_BYTES_MAX
+    }
+}
+
+/// The manifest that holds a digest, and as what it names it.
+fn parent(holder: Result<Holder>) -> Option<Result<(Digest, Naming)>> {
+    match holder {
+        Ok(Holder::Manifest(digest, naming)) => Some(Ok((digest, naming))),
+        Ok(Holder::Link | Holder::Tag(_)) => None,
+        Err(error) => Some(Err(error)),
+    }
+}
+
 impl Store {
     /// The manifests of a repository that are attached to one, by digest; see [`ReferrersPage`]. The subject itself may be missing.
     pub fn referrers(&self, repository: &RepositoryName, query: &ReferrersQuery) -> Result<ReferrersPage> {
@@ -104,30 +133,32 @@ impl Store {
         if query.limit == 0 {
             return Ok(page);
         }
-        let (mut read_count, mut read_bytes, mut annotations_bytes) = (0, 0, 0);
+        let mut work = Work::default();
         let mut listed = self.listed(repository, query)?.into_iter().peekable();
-        let mut edges = self.parents(repository, query).peekable();
+        let holders = edges::holders(&self.inner.index, &query.subject, repository, query.after.as_ref());
+        // Tags come last, and there may be many.
+        let mut parents = holders.take_while(|holder| !matches!(holder, Ok(Holder::Tag(_)))).filter_map(parent).peekable();
         loop {
-            let edge = match edges.peek() {
-                Some(Ok(edge)) => Some(*edge),
-                Some(Err(_)) => return Err(edges.next().and_then(Result::err).expect("it was just seen")),
+            let parent = match parents.peek() {
+                Some(Ok((parent, _))) => Some(*parent),
+                Some(Err(_)) => return Err(parents.next().and_then(Result::err).expect("it was just seen")),
                 None => None,
             };
             // The smaller of the two; of equals both are taken.
-            let Some(digest) = edge.into_iter().chain(listed.peek().copied()).min() else { break };
-            if page.referrers.len() == query.limit
-                || read_count == READ_COUNT_MAX
-                || read_bytes >= READ_BYTES_MAX
-                || annotations_bytes >= ANNOTATIONS_BYTES_MAX
-            {
+            let Some(digest) = parent.into_iter().chain(listed.peek().copied()).min() else { break };
+            if page.referrers.len() == query.limit || work.is_done() {
                 return Ok(page);
             }
-            edges.next_if(|edge| matches!(edge, Ok(edge) if *edge == digest));
-            let is_listed = listed.next_if_eq(&digest).is_some();
             page.next = Some(digest);
-            read_count += 1;
+            work.rows += 1;
+            let row = parents.next_if(|row| matches!(row, Ok((parent, _)) if *parent == digest)).transpose()?;
+            let is_listed = listed.next_if_eq(&digest).is_some();
+            if !is_listed && !row.is_some_and(|(_, naming)| naming.is(Naming::SUBJECT)) {
+                continue;
+            }
+            work.manifests += 1;
             let Some(manifest) = self.manifest(repository, &digest)? else { continue };
-            read_bytes += manifest.bytes.len();
+            work.manifest_bytes += manifest.bytes.len();
             let Ok(attached) = serde_json::from_slice::<Attached>(&manifest.bytes) else { continue };
             match attached.subject() {
                 Some(subject) if subject == query.subject => {}
@@ -140,25 +171,12 @@ impl Store {
                 continue;
             }
             let annotations = attached.annotations();
-            annotations_bytes += annotations.iter().map(|(key, value)| key.len() + value.as_str().map_or(0, str::len)).sum::<usize>();
+            work.annotation_bytes += annotations.iter().map(|(key, value)| key.len() + value.as_str().map_or(0, str::len)).sum::<usize>();
             let size = manifest.bytes.len() as u64;
             page.referrers.push(Referrer { digest, media_type: manifest.media_type, size, artifact_type, annotations });
         }
         page.next = None;
         Ok(page)
-    }
-
-    /// Manifests of a repository that name a digest in any way, behind `query.after`, by digest.
-    fn parents<'a>(&'a self, repository: &RepositoryName, query: &ReferrersQuery) -> impl Iterator<Item = Result<Digest>> + use<'a> {
-        let prefix = [&query.subject.to_key()[..], repository.as_str().as_bytes(), &[0]].concat();
-        // The smallest key behind `after` is `after` with a NUL.
-        let from = query.after.map(|after| [&prefix[..], &after.to_key(), &[0]].concat()).unwrap_or_default();
-        let length = prefix.len();
-        self.inner.index.scan(Table::Edge, &prefix, &from).map(move |row| {
-            let (key, _) = row?;
-            let damaged = || Error::Damaged { what: "a key of table edge".to_owned(), detail: format!("it has {} bytes", key.len()) };
-            Digest::from_key(&key[length..]).ok_or_else(damaged)
-        })
     }
 
     /// What the list names that clients keep under the subject's own tag, behind `query.after`; nothing when there is no list.

@@ -20,7 +20,7 @@ use super::hashing::{Hashed, Hashes, SavedHashes};
 use super::index::{Batch, BlobRow, Table};
 use super::journal::{Writing, now_ms};
 use super::layout::{make_folder, open_file, remove_file, shard, sync_folder};
-use super::{Inner, SMALL_MAX};
+use super::{Inner, SMALL_MAX, removal};
 use crate::failpoint;
 
 /// In front of the digest of a blob whose file is being put in its place.
@@ -101,6 +101,8 @@ impl Staged {
             return Err(Error::DigestMismatch { expected, actual: hashed.digest });
         }
         let key = expected.to_key();
+        // Held until the rows are written: nobody removes meanwhile what was found here, or put here.
+        let _held = inner.digests.hold(expected);
         let known = inner.index.row::<BlobRow>(Table::Blob, &key)?.is_some();
         let intent = format!("{INTENT}{expected}");
         let small = hashed.link.size <= SMALL_MAX;
@@ -109,12 +111,12 @@ impl Staged {
         }
         failpoint::pass("store/blob/renamed-not-indexed").map_err(Error::io("index", &self.path))?;
         let mut writing = inner.journal.write(&inner.index);
-        // ORDER: asked again under the lock, because two pushes of one blob may end at once.
-        if inner.index.row::<BlobRow>(Table::Blob, &key)?.is_none() {
+        if !known {
             let link = hashed.link;
             let row = BlobRow { size: link.size, root: link.root, crc64: link.crc64, created_ms: now_ms(), small };
             let index = &inner.index;
             index.put_row(&mut writing.batch, Table::Blob, &key, &row);
+            removal::forget(inner, &mut writing.batch, &expected);
             if small {
                 let mut bytes = vec![0; link.size as usize];
                 self.file.read_exact_at(&mut bytes, 0).map_err(Error::io("read", &self.path))?;

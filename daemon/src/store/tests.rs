@@ -11,20 +11,20 @@ use tempfile::TempDir;
 
 use super::*;
 
-const IMAGE: &str = "application/vnd.oci.image.manifest.v1+json";
+pub(super) const IMAGE: &str = "application/vnd.oci.image.manifest.v1+json";
 const IMAGE_INDEX: &str = "application/vnd.oci.image.index.v1+json";
 
-struct Place {
+pub(super) struct Place {
     folder: TempDir,
     node: u8,
 }
 
 impl Place {
-    fn new(node: u8) -> Self {
+    pub(super) fn new(node: u8) -> Self {
         Self { folder: tempfile::tempdir().expect("temporary folder"), node }
     }
 
-    fn open(&self) -> Store {
+    pub(super) fn open(&self) -> Store {
         let options = Options {
             node: NodeId([self.node; 32]),
             durability: Durability::Relaxed,
@@ -36,19 +36,19 @@ impl Place {
     }
 }
 
-fn repository(name: &str) -> RepositoryName {
+pub(super) fn repository(name: &str) -> RepositoryName {
     name.parse().expect("name")
 }
 
-fn tag(name: &str) -> Tag {
+pub(super) fn tag(name: &str) -> Tag {
     name.parse().expect("tag")
 }
 
-fn bytes(seed: u64, size: u64) -> Vec<u8> {
+pub(super) fn bytes(seed: u64, size: u64) -> Vec<u8> {
     (0..size).map(|i| (i.wrapping_mul(31) ^ seed.wrapping_mul(i / 509 + 7)) as u8).collect()
 }
 
-fn push(store: &Store, name: &str, blob: &[u8]) -> Digest {
+pub(super) fn push(store: &Store, name: &str, blob: &[u8]) -> Digest {
     let digest = Digest::sha256(blob);
     let mut upload = store.create_upload(&repository(name), Algorithm::Sha256).expect("session");
     upload.append(blob).expect("append");
@@ -56,7 +56,7 @@ fn push(store: &Store, name: &str, blob: &[u8]) -> Digest {
     digest
 }
 
-fn image(layers: &[(Digest, usize)]) -> Vec<u8> {
+pub(super) fn image(layers: &[(Digest, usize)]) -> Vec<u8> {
     let descriptor =
         |(digest, size): &(Digest, usize)| serde_json::json!({"mediaType": "application/octet-stream", "digest": digest, "size": size});
     let manifest = serde_json::json!({
@@ -66,7 +66,7 @@ fn image(layers: &[(Digest, usize)]) -> Vec<u8> {
     manifest.to_string().into_bytes()
 }
 
-fn put(store: &Store, name: &str, tags: &[&str], media_type: &str, bytes: &[u8]) -> Result<Digest> {
+pub(super) fn put(store: &Store, name: &str, tags: &[&str], media_type: &str, bytes: &[u8]) -> Result<Digest> {
     let digest = Digest::sha256(bytes);
     let tags = tags.iter().map(|name| tag(name)).collect();
     let push = ManifestPush { repository: repository(name), tags, digest, media_type: media_type.to_owned(), bytes: bytes.to_vec().into() };
@@ -74,12 +74,12 @@ fn put(store: &Store, name: &str, tags: &[&str], media_type: &str, bytes: &[u8])
 }
 
 /// Pushes an image of one small blob under a tag.
-fn push_image(store: &Store, name: &str, tag: &str, content: &[u8]) -> Digest {
+pub(super) fn push_image(store: &Store, name: &str, tag: &str, content: &[u8]) -> Digest {
     let blob = push(store, name, content);
     put(store, name, &[tag], IMAGE, &image(&[(blob, content.len())])).expect("manifest")
 }
 
-fn read(content: Content) -> Vec<u8> {
+pub(super) fn read(content: Content) -> Vec<u8> {
     use std::os::unix::fs::FileExt;
     match content {
         Content::Memory(bytes) => bytes.to_vec(),
@@ -92,7 +92,7 @@ fn read(content: Content) -> Vec<u8> {
 }
 
 /// Sends what `to` lacks, in one exchange.
-fn sync(from: &Store, to: &Store) {
+pub(super) fn sync(from: &Store, to: &Store) {
     let exchange = from.exchange(&to.vector()).expect("exchange");
     let vector = exchange.vector().clone();
     to.apply(exchange.map(|numbered| numbered.expect("record")).collect(), &vector).expect("apply");
