@@ -131,8 +131,12 @@ pub struct Registry {
     pub blob_size_max: u64,
     /// Most upload sessions at a time.
     pub uploads_max: usize,
+    /// Most of them that one client address began.
+    pub uploads_per_client_max: usize,
     /// Sessions without progress for so long are dropped.
     pub upload_age_max: Duration,
+    /// Manifests may name what is not there.
+    pub sparse_manifests: bool,
 }
 
 /// `[peers]`
@@ -206,7 +210,9 @@ impl Default for Config {
                 manifest_size_max: 4 * MIB,
                 blob_size_max: 64 * 1024 * MIB,
                 uploads_max: 1024,
+                uploads_per_client_max: 256,
                 upload_age_max: Duration::from_secs(24 * 60 * 60),
+                sparse_manifests: false,
             },
             peers: Peers { listen, advertise: vec![listen.to_string()], replicas: 2, max_clock_drift: Duration::from_secs(5 * 60) },
             archive: Archive {

@@ -66,7 +66,9 @@ pub(super) const SETTINGS: &[Setting] = settings! {
     "registry.manifest_size_max" => |draft, value| draft.config.registry.manifest_size_max = value.size(1024, 16 * MIB)?;
     "registry.blob_size_max" => |draft, value| draft.config.registry.blob_size_max = value.size(1024, 16 * MIB * MIB)?;
     "registry.uploads_max" => |draft, value| draft.config.registry.uploads_max = value.number(1, 1_000_000)?;
+    "registry.uploads_per_client_max" => |draft, value| draft.config.registry.uploads_per_client_max = value.number(1, 1_000_000)?;
     "registry.upload_age_max" => |draft, value| draft.config.registry.upload_age_max = value.duration("1s", "30d")?;
+    "registry.sparse_manifests" => |draft, value| draft.config.registry.sparse_manifests = value.boolean()?;
     "peers.listen" => |draft, value| draft.config.peers.listen = value.address()?;
     "peers.advertise" => |draft, value| draft.config.peers.advertise = advertise(value)?;
     "peers.replicas" => |draft, value| draft.config.peers.replicas = value.number(1, 9)?;

@@ -114,11 +114,19 @@ impl Node {
 /// Opens what is on the disk, from the lock upwards.
 async fn open_store(config: &Config) -> anyhow::Result<(Arc<Identity>, Store)> {
     let (path, durability, max_clock_drift) = (config.data_dir.clone(), config.store.durability, config.peers.max_clock_drift);
-    let (uploads_max, blob_size_max) = (config.registry.uploads_max, config.registry.blob_size_max);
+    let registry = config.registry.clone();
     let opened = tokio::task::spawn_blocking(move || {
         let folder = DataFolder::open(&path)?;
         let identity = Identity::load(folder.path()).context("load this node's key")?;
-        let options = store::Options { node: identity.node(), durability, max_clock_drift, uploads_max, blob_size_max };
+        let options = store::Options {
+            node: identity.node(),
+            durability,
+            max_clock_drift,
+            uploads_max: registry.uploads_max,
+            uploads_per_client_max: registry.uploads_per_client_max,
+            blob_size_max: registry.blob_size_max,
+            sparse_manifests: registry.sparse_manifests,
+        };
         let store = Store::open(folder, options).context("open the store")?;
         anyhow::Ok((Arc::new(identity), store))
     });

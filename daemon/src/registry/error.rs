@@ -269,7 +269,7 @@ mod tests {
             (Error::Stalled { seconds: 60 }, 408, "BLOB_UPLOAD_INVALID"),
             (store::Error::UploadUnknown.into(), 404, "BLOB_UPLOAD_UNKNOWN"),
             (store::Error::UploadBusy.into(), 409, "BLOB_UPLOAD_INVALID"),
-            (store::Error::TooManyUploads { limit: 1 }.into(), 429, "TOOMANYREQUESTS"),
+            (store::Error::TooManyUploads { limit: 1, setting: "registry.uploads_max" }.into(), 429, "TOOMANYREQUESTS"),
             (store::Error::TooLarge { limit: 1 }.into(), 413, "SIZE_INVALID"),
             (store::Error::DigestMismatch { expected: digest, actual: digest }.into(), 400, "DIGEST_INVALID"),
             (store::Error::InvalidManifest(store::InvalidManifest::Ambiguous).into(), 400, "MANIFEST_INVALID"),

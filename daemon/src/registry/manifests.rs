@@ -63,10 +63,10 @@ impl Front {
         let (name, named) = (repository.clone(), tags.clone());
         let stored = self.store.run(move |store| {
             let digest = digest.unwrap_or_else(|| Digest::of(Algorithm::Sha256, &bytes));
-            let subject = store.put_manifest(ManifestPush { repository: name, tags: named, digest, media_type, bytes })?;
-            Ok::<_, Error>((digest, subject))
+            let stored = store.put_manifest(ManifestPush { repository: name, tags: named, digest, media_type, bytes })?;
+            Ok::<_, Error>((digest, stored))
         });
-        let (digest, subject) = stored.await?;
+        let (digest, stored) = stored.await?;
         self.metrics.pushes.inc();
         let mut response = empty(StatusCode::CREATED);
         set(&mut response, header::LOCATION, self.location(format_args!("{repository}/manifests/{digest}")));
@@ -75,8 +75,13 @@ impl Front {
             let tags: Vec<_> = tags.iter().map(Tag::as_str).collect();
             set(&mut response, "oci-tag", tags.join(", "));
         }
-        if let Some(subject) = subject {
+        if let Some(subject) = stored.subject {
             set(&mut response, "oci-subject", subject);
+        }
+        if stored.missing > 0 {
+            // SPEC: warnings.
+            let warning = format_args!("299 - \"{} of the blobs and manifests that it names are not in {repository}\"", stored.missing);
+            set(&mut response, header::WARNING, warning);
         }
         Ok(response)
     }

@@ -60,10 +60,12 @@ pub enum Error {
     #[error("another request is using this upload session")]
     UploadBusy,
     /// As many sessions as are allowed.
-    #[error("{limit} upload sessions are open, as many as registry.uploads_max allows")]
+    #[error("{limit} upload sessions are open, as many as {setting} allows; finish or cancel one, or wait until one expires")]
     TooManyUploads {
         /// How many may be open.
         limit: usize,
+        /// The setting that says so.
+        setting: &'static str,
     },
     /// More bytes than allowed, or than were announced.
     #[error("more than {limit} bytes")]

@@ -50,6 +50,15 @@ pub struct StoredManifest {
     pub bytes: Bytes,
 }
 
+/// What came of storing a manifest.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Stored {
+    /// What it is attached to.
+    pub subject: Option<Digest>,
+    /// How much of what it names the repository lacks; only where that is allowed.
+    pub missing: usize,
+}
+
 /// What a manifest names.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct ManifestView {
@@ -205,12 +214,13 @@ impl<'de> Visitor<'de> for Shape {
 }
 
 impl Store {
-    /// Stores a manifest and its tags in one batch; returns its subject. What is there already and the same is not written again.
+    /// Stores a manifest and its tags in one batch. What is there already and the same is not written again.
     ///
     /// # Errors
     /// - `DigestMismatch`, `InvalidManifest`.
-    /// - `Missing`: it names blobs or manifests that this repository lacks (S8). A missing subject is fine.
-    pub fn put_manifest(&self, push: ManifestPush) -> Result<Option<Digest>> {
+    /// - `Missing`: it names blobs or manifests that this repository lacks (S8), and `registry.sparse_manifests` does not allow it.
+    ///   A missing subject is fine.
+    pub fn put_manifest(&self, push: ManifestPush) -> Result<Stored> {
         let actual = Digest::of(push.digest.algorithm(), &push.bytes);
         if actual != push.digest {
             return Err(Error::DigestMismatch { expected: push.digest, actual });
@@ -231,7 +241,7 @@ impl Store {
                 missing.push(*child);
             }
         }
-        if !missing.is_empty() {
+        if !missing.is_empty() && !inner.options.sparse_manifests {
             return Err(Error::Missing(missing));
         }
         let key = Key::Manifest(push.repository.clone(), push.digest);
@@ -255,7 +265,7 @@ impl Store {
         failpoint::pass("store/manifest/before-commit").map_err(failed)?;
         writing.commit()?;
         failpoint::pass("store/manifest/committed-not-answered").map_err(failed)?;
-        Ok(view.subject)
+        Ok(Stored { subject: view.subject, missing: missing.len() })
     }
 
     /// A manifest by digest; `None` when the repository has none such.

@@ -50,7 +50,7 @@ mod uploads;
 pub use blobs::Content;
 pub use error::{Error, InvalidManifest, Result};
 pub use layout::DataFolder;
-pub use manifests::{ManifestPush, ManifestView, StoredManifest};
+pub use manifests::{ManifestPush, ManifestView, Stored, StoredManifest};
 pub use referrers::{Referrer, ReferrersPage, ReferrersQuery};
 pub use removal::Trashed;
 pub use staging::{StagedReader, Staging};
@@ -82,6 +82,10 @@ pub struct Options {
     pub max_clock_drift: Duration,
     /// Most upload sessions at a time.
     pub uploads_max: usize,
+    /// Most upload sessions at a time that one client address began.
+    pub uploads_per_client_max: usize,
+    /// Manifests may name what is not there.
+    pub sparse_manifests: bool,
     /// Largest blob in bytes.
     pub blob_size_max: u64,
 }

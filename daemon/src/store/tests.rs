@@ -30,6 +30,8 @@ impl Place {
             durability: Durability::Relaxed,
             max_clock_drift: Duration::from_secs(300),
             uploads_max: 8,
+            uploads_per_client_max: 8,
+            sparse_manifests: false,
             blob_size_max: 64 << 20,
         };
         Store::open(DataFolder::open(&self.folder.path().join("data")).expect("folder"), options).expect("store")
@@ -50,7 +52,7 @@ pub(super) fn bytes(seed: u64, size: u64) -> Vec<u8> {
 
 pub(super) fn push(store: &Store, name: &str, blob: &[u8]) -> Digest {
     let digest = Digest::sha256(blob);
-    let mut upload = store.create_upload(&repository(name), Algorithm::Sha256).expect("session");
+    let mut upload = store.create_upload(&repository(name), Algorithm::Sha256, "").expect("session");
     upload.append(blob).expect("append");
     upload.finish(digest).expect("finish");
     digest
@@ -143,7 +145,7 @@ fn f1_an_upload_goes_on_after_a_restart_at_any_offset() {
         [(Algorithm::Sha256, 1_000_000), (Algorithm::Sha512, CHUNK_SIZE as usize + 1), (Algorithm::Sha256, 2 * CHUNK_SIZE as usize)]
     {
         let store = place.open();
-        let mut upload = store.create_upload(&repository("a"), algorithm).expect("session");
+        let mut upload = store.create_upload(&repository("a"), algorithm, "").expect("session");
         let id = upload.id();
         upload.append(&blob[..cut]).expect("append");
         assert!(matches!(store.open_upload(&repository("a"), id), Err(Error::UploadBusy)));
@@ -167,7 +169,7 @@ fn s3_a_session_of_one_algorithm_ends_with_a_digest_of_the_other() {
     let place = Place::new(1);
     let store = place.open();
     let blob = bytes(5, 200_000);
-    let mut upload = store.create_upload(&repository("a"), Algorithm::Sha256).expect("session");
+    let mut upload = store.create_upload(&repository("a"), Algorithm::Sha256, "").expect("session");
     upload.append(&blob).expect("append");
     upload.finish(Digest::of(Algorithm::Sha512, &blob)).expect("finish");
     assert!(store.blob(&Digest::of(Algorithm::Sha512, &blob)).expect("blob").is_some());
@@ -179,7 +181,7 @@ fn s4_a_wrong_digest_leaves_nothing() {
     let place = Place::new(1);
     let store = place.open();
     for size in [10, 100_000] {
-        let mut upload = store.create_upload(&repository("a"), Algorithm::Sha256).expect("session");
+        let mut upload = store.create_upload(&repository("a"), Algorithm::Sha256, "").expect("session");
         upload.append(&bytes(1, size)).expect("append");
         let wrong = Digest::sha256(b"something else");
         assert!(matches!(upload.finish(wrong), Err(Error::DigestMismatch { .. })));
@@ -192,13 +194,13 @@ fn s4_a_wrong_digest_leaves_nothing() {
 fn f44_sessions_are_bounded_and_expire() {
     let place = Place::new(1);
     let store = place.open();
-    let ids: Vec<_> = (0..8).map(|_| store.create_upload(&repository("a"), Algorithm::Sha256).expect("session").id()).collect();
-    assert!(matches!(store.create_upload(&repository("a"), Algorithm::Sha256), Err(Error::TooManyUploads { limit: 8 })));
+    let ids: Vec<_> = (0..8).map(|_| store.create_upload(&repository("a"), Algorithm::Sha256, "").expect("session").id()).collect();
+    assert!(matches!(store.create_upload(&repository("a"), Algorithm::Sha256, ""), Err(Error::TooManyUploads { limit: 8, .. })));
     store.cancel_upload(&repository("a"), ids[0]).expect("cancel");
     assert_eq!(store.expire_uploads(Duration::from_secs(3600)).expect("expire"), 0);
     std::thread::sleep(Duration::from_millis(2));
     assert_eq!(store.expire_uploads(Duration::ZERO).expect("expire"), 7);
-    store.create_upload(&repository("a"), Algorithm::Sha256).expect("room again");
+    store.create_upload(&repository("a"), Algorithm::Sha256, "").expect("room again");
 }
 
 #[test]
