@@ -196,3 +196,110 @@ fn referrers_tag(subject: &Digest) -> Tag {
     hex.truncate(TAG_HEX_MAX);
     format!("{}-{hex}", subject.algorithm()).parse().expect("letters, digits and a dash make a tag")
 }
+
+#[cfg(test)]
+mod tests {
+    use std::time::{Duration, Instant};
+
+    use larder_protocol::record::{Key, Manifest, Value as Recorded};
+    use serde_json::json;
+
+    use super::super::Commit;
+    use super::super::tests::{IMAGE, IMAGE_INDEX, Place, image, push, put, repository};
+    use super::*;
+
+    fn query(subject: Digest, limit: usize) -> ReferrersQuery {
+        ReferrersQuery { subject, artifact_type: None, after: None, limit }
+    }
+
+    /// Every page, from the first to the last.
+    fn pages(store: &Store, name: &str, mut query: ReferrersQuery) -> Vec<Vec<Digest>> {
+        let mut pages = Vec::new();
+        loop {
+            let page = store.referrers(&repository(name), &query).expect("a page");
+            pages.push(page.referrers.iter().map(|referrer| referrer.digest).collect());
+            assert!(page.next.is_none() || page.next > query.after, "a page must lead on");
+            match page.next {
+                Some(next) => query.after = Some(next),
+                None => return pages,
+            }
+        }
+    }
+
+    fn attached(config: Digest, subject: Digest, kind: &str, number: usize) -> Vec<u8> {
+        let manifest = json!({
+            "schemaVersion": 2, "mediaType": IMAGE, "artifactType": kind, "layers": [], "annotations": {"number": number.to_string()},
+            "config": {"mediaType": "application/vnd.oci.empty.v1+json", "digest": config, "size": 2},
+            "subject": {"mediaType": IMAGE, "digest": subject, "size": 1},
+        });
+        manifest.to_string().into_bytes()
+    }
+
+    #[test]
+    fn a_subject_is_not_a_child_and_a_tag_is_no_referrer() {
+        let place = Place::new(1);
+        let store = place.open();
+        let config = push(&store, "a", b"{}");
+        let subject = put(&store, "a", &["v1", "v2"], IMAGE, &image(&[(config, 2)])).expect("subject");
+        let index = json!({"schemaVersion": 2, "mediaType": IMAGE_INDEX, "manifests": [{"digest": subject, "size": 1}]}).to_string();
+        put(&store, "a", &["index"], IMAGE_INDEX, index.as_bytes()).expect("index");
+        let signature = put(&store, "a", &[], IMAGE, &attached(config, subject, "a/sig", 1)).expect("signature");
+        assert_eq!(pages(&store, "a", query(subject, 10)), [vec![signature]]);
+        assert_eq!(pages(&store, "b", query(subject, 10)), [vec![]], "another repository");
+        assert!(store.delete_manifest(&repository("a"), &signature).expect("deleted"));
+        assert_eq!(pages(&store, "a", query(subject, 10)), [vec![]]);
+    }
+
+    #[test]
+    fn what_only_the_clients_own_list_names_is_found_unless_it_is_attached_elsewhere() {
+        let place = Place::new(1);
+        let store = place.open();
+        let config = push(&store, "a", b"{}");
+        let subject = put(&store, "a", &[], IMAGE, &image(&[(config, 2)])).expect("subject");
+        let both = put(&store, "a", &[], IMAGE, &attached(config, subject, "a/sig", 1)).expect("attached and listed");
+        let plain = json!({
+            "schemaVersion": 2, "mediaType": IMAGE, "layers": [], "config": {"mediaType": "a/sbom", "digest": config, "size": 2},
+        });
+        let plain = put(&store, "a", &[], IMAGE, plain.to_string().as_bytes()).expect("listed only");
+        let other = put(&store, "a", &[], IMAGE, &attached(config, both, "a/sig", 2)).expect("attached to another");
+        let list = [both, plain, other].map(|digest| json!({"mediaType": IMAGE, "digest": digest, "size": 1}));
+        let list = json!({"schemaVersion": 2, "mediaType": IMAGE_INDEX, "manifests": list}).to_string();
+        put(&store, "a", &[referrers_tag(&subject).as_str()], IMAGE_INDEX, list.as_bytes()).expect("the list");
+        let mut expected = vec![both, plain];
+        expected.sort();
+        assert_eq!(pages(&store, "a", query(subject, 10)), [expected.clone()]);
+        assert_eq!(pages(&store, "a", query(subject, 1)).concat(), expected);
+        let sboms = ReferrersQuery { artifact_type: Some("a/sbom".to_owned()), ..query(subject, 10) };
+        assert_eq!(pages(&store, "a", sboms).concat(), [plain], "an image without a type is of its config's");
+    }
+
+    #[test]
+    fn the_tag_of_the_clients_list_is_the_specifications() {
+        assert_eq!(referrers_tag(&Digest::Sha256([0xaa; 32])).as_str(), format!("sha256-{}", "a".repeat(64)));
+        assert_eq!(referrers_tag(&Digest::Sha512([0xaa; 64])).as_str(), format!("sha512-{}", "a".repeat(64)));
+    }
+
+    #[test]
+    fn s13_pages_stay_small_however_much_is_attached_and_however_little_matches() {
+        let place = Place::new(1);
+        let store = place.open();
+        let (config, subject, name) = (Digest::sha256(b"{}"), Digest::sha256(b"nobody has it"), repository("a"));
+        // More than one page may read; straight into the journal, which is how they come from peers.
+        let count = 2 * MANIFESTS_MAX + 500;
+        let record = |number: usize| {
+            let bytes = attached(config, subject, if number == 77 { "a/rare" } else { "a/sig" }, number);
+            let key = Key::Manifest(name.clone(), Digest::sha256(&bytes));
+            (key, Some(Recorded::Manifest(Manifest { media_type: IMAGE.to_owned(), bytes })))
+        };
+        store.commit(Commit { records: (0..count).map(record).collect(), ..Commit::default() }).expect("stored");
+        let all = pages(&store, "a", query(subject, 1000));
+        assert_eq!(all.iter().map(Vec::len).collect::<Vec<_>>(), [1000, 1000, 1000, 1000, 500]);
+        assert!(all.concat().is_sorted());
+        let rare = pages(&store, "a", ReferrersQuery { artifact_type: Some("a/rare".to_owned()), ..query(subject, 1000) });
+        assert_eq!((rare.len(), rare.concat().len()), (3, 1), "a page ends when it has read enough");
+        assert_eq!(pages(&store, "a", query(subject, 0)), [vec![]]);
+        let started = Instant::now();
+        store.referrers(&name, &query(subject, 1000)).expect("a page");
+        assert!(started.elapsed() < Duration::from_secs(2), "{:?}", started.elapsed());
+    }
+}

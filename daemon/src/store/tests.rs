@@ -12,7 +12,7 @@ use tempfile::TempDir;
 use super::*;
 
 pub(super) const IMAGE: &str = "application/vnd.oci.image.manifest.v1+json";
-const IMAGE_INDEX: &str = "application/vnd.oci.image.index.v1+json";
+pub(super) const IMAGE_INDEX: &str = "application/vnd.oci.image.index.v1+json";
 
 pub(super) struct Place {
     folder: TempDir,
