@@ -3,7 +3,7 @@
 //! ```text
 //! main -> cli -> node -> registry -> lookup -> peers   -> store -> protocol
 //!                                           -> archive ->
-//!                node -> admin -> store            config, tasks, telemetry: handed in by node
+//!                node -> admin, upkeep -> store    config, tasks, telemetry: handed in by node
 //! ```
 //!
 //! Arrows go down only; `registry`, `peers` and `archive` never import each other. See ARCHITECTURE.md.
@@ -13,6 +13,7 @@ pub mod archive;
 pub mod cli;
 pub mod config;
 pub mod failpoint;
+pub mod glob;
 pub mod lookup;
 pub mod node;
 pub mod peers;
@@ -20,3 +21,4 @@ pub mod registry;
 pub mod store;
 pub mod tasks;
 pub mod telemetry;
+pub mod upkeep;

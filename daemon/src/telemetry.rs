@@ -65,6 +65,10 @@ pub struct Metrics {
     pub archive_pending_bytes: Gauge<u64, AtomicU64>,
     /// Packs sealed and recorded.
     pub packs_sealed: Counter,
+    /// Blobs that the garbage collector took off the disk.
+    pub gc_blobs: Counter,
+    /// Their bytes.
+    pub gc_bytes: Counter,
 }
 
 impl Default for Metrics {
@@ -96,6 +100,8 @@ impl Default for Metrics {
         let bucket_requests: Family<KindLabel, Counter> = metric!("bucket_requests", "Requests to the bucket, by kind");
         let archive_pending_bytes: Gauge<u64, AtomicU64> = metric!("archive_pending", "Bytes waiting to be archived", bytes);
         let packs_sealed: Counter = metric!("packs_sealed", "Packs sealed and recorded");
+        let gc_blobs: Counter = metric!("gc_blobs", "Blobs that the garbage collector took off the disk");
+        let gc_bytes: Counter = metric!("gc", "Bytes that the garbage collector took off the disk", bytes);
         Self {
             registry,
             http_requests,
@@ -112,6 +118,8 @@ impl Default for Metrics {
             bucket_requests,
             archive_pending_bytes,
             packs_sealed,
+            gc_blobs,
+            gc_bytes,
         }
     }
 }

@@ -7,6 +7,7 @@ use bytes::Bytes;
 use http::{HeaderValue, Method, Request, Response, StatusCode, header};
 use http_body_util::{BodyExt, Full, Limited};
 use hyper::body::Incoming;
+use larder_protocol::digest::Digest;
 use larder_protocol::name::{RepositoryName, Tag};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -15,7 +16,7 @@ use serde_json::{Value, json};
 use super::Office;
 use crate::registry::Body;
 use crate::registry::query::{Plus, Query, decode};
-use crate::store::{Store, TagInfo};
+use crate::store::{Store, TagInfo, TagVersion};
 
 /// Most bytes of a request's body.
 const BODY_SIZE_MAX: usize = 64 << 10;
@@ -25,6 +26,8 @@ const BODY_TIMEOUT: Duration = Duration::from_secs(10);
 const LISTED_MAX: usize = 100_000;
 /// Entries read from the store at a time.
 const PAGE_SIZE: usize = 1_000;
+/// Versions of a tag that are listed.
+const HISTORY_LISTED_MAX: usize = 1_000;
 /// How long a join token is good when nothing else is said, and at most.
 const TOKEN_EXPIRES_S: u64 = 3_600;
 const TOKEN_EXPIRES_MAX_S: u64 = 30 * 24 * 3_600;
@@ -116,6 +119,9 @@ impl Office {
             (&Method::GET, "peers") => answer(self.operations.peers()),
             (&Method::GET, "repositories") => self.repositories(&query).await,
             (&Method::GET, "tags") => self.tags(&query).await,
+            (&Method::GET, "tags/history") => self.tag_history(&query).await,
+            (&Method::POST, "tags/restore") => self.restore_tag(read(request).await?).await,
+            (&Method::POST, "gc") => answer(self.operations.gc(read::<AskGc>(request).await?.dry_run).await?),
             (&Method::DELETE, "tags") => self.delete_tag(&query).await,
             (&Method::GET, "archive") => answer(self.operations.archive_status().await?),
             (&Method::POST, "archive/flush") => answer(json!({ "packs": self.operations.archive_flush().await? })),
@@ -224,6 +230,34 @@ impl Office {
             .await
     }
 
+    async fn tag_history(&self, query: &Query) -> Outcome {
+        let repository: RepositoryName = required(query, "repository")?;
+        let tag: Tag = required(query, "tag")?;
+        self.store
+            .run(move |store| {
+                let versions = store.tag_history(&repository, &tag, HISTORY_LISTED_MAX)?;
+                if versions.is_empty() {
+                    return Err(Refusal::missing(format!("{repository}:{tag} was never pushed, as far as this node knows")));
+                }
+                let listed: Result<Vec<_>, Refusal> = versions.iter().map(|version| version_of(store, &repository, version)).collect();
+                answer(listed?)
+            })
+            .await
+    }
+
+    async fn restore_tag(&self, asked: AskRestoreTag) -> Outcome {
+        let (repository, tag): (RepositoryName, Tag) = (parse(&asked.repository)?, parse(&asked.tag)?);
+        let digest: Digest = parse(&asked.digest)?;
+        let (name, of) = (repository.clone(), tag.clone());
+        match self.store.run(move |store| store.restore_tag(&name, &of, &digest)).await {
+            Ok(changed) => answer(json!({ "changed": changed })),
+            Err(crate::store::Error::Missing(_)) => Err(Refusal::missing(format!(
+                "{repository} has no manifest {digest} any more; `larder tag history {repository}:{tag}` says which can be had"
+            ))),
+            Err(error) => Err(error.into()),
+        }
+    }
+
     async fn delete_tag(&self, query: &Query) -> Outcome {
         let repository: RepositoryName = required(query, "repository")?;
         let tag: Tag = required(query, "tag")?;
@@ -235,6 +269,21 @@ impl Office {
         }
         answer(json!({}))
     }
+}
+
+/// `POST gc`
+#[derive(serde::Deserialize)]
+struct AskGc {
+    #[serde(default)]
+    dry_run: bool,
+}
+
+/// `POST tags/restore`
+#[derive(serde::Deserialize)]
+struct AskRestoreTag {
+    repository: String,
+    tag: String,
+    digest: String,
 }
 
 /// `POST tokens`
@@ -292,6 +341,17 @@ fn count_tags(store: &Store, repository: &RepositoryName) -> Result<usize, crate
             None => return Ok(count),
         }
     }
+}
+
+fn version_of(store: &Store, repository: &RepositoryName, version: &TagVersion) -> Result<Value, Refusal> {
+    Ok(json!({
+        "digest": version.digest,
+        "pushed": moment(version.stamp.time.ms()),
+        "node": version.stamp.node.to_string(),
+        "until": version.until.and_then(|until| moment(until.time.ms())),
+        "current": version.current,
+        "available": store.manifest(repository, &version.digest)?.is_some(),
+    }))
 }
 
 fn describe(store: &Store, repository: &RepositoryName, info: &TagInfo) -> Result<Value, crate::store::Error> {

@@ -25,6 +25,7 @@ use futures_util::future::BoxFuture;
 
 use crate::archive;
 use crate::peers::{Joined, PeerStatus};
+use crate::upkeep;
 
 mod api;
 mod public;
@@ -53,6 +54,8 @@ pub trait Operations: Send + Sync + 'static {
     fn archive_cost(&self) -> BoxFuture<'_, anyhow::Result<archive::Cost>>;
     /// Reads a bucket's metadata into this empty node; returns when pulls are served.
     fn restore<'a>(&'a self, url: &'a str) -> BoxFuture<'a, anyhow::Result<archive::Restored>>;
+    /// Does a round of garbage collection, or says what it would do.
+    fn gc(&self, dry_run: bool) -> BoxFuture<'_, anyhow::Result<upkeep::Report>>;
     /// Whether the node answers requests and its store is open. Does not block.
     fn ready(&self) -> bool;
 }

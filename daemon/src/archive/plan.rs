@@ -9,7 +9,7 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 use bytes::Bytes;
 use larder_protocol::digest::Digest;
 use larder_protocol::pack::{Covered, ManifestPart, PACK_CONTENTS_MAX};
-use larder_protocol::record::{Key, Link, Numbered, Value};
+use larder_protocol::record::{Key, Link, Numbered, Record, Value};
 use larder_protocol::vector::Origin;
 
 /// How much a pack may hold.
@@ -75,8 +75,13 @@ pub struct Plan {
 }
 
 /// Whether a record alone is worth a pack. Packs and members are told of in packs, but never cause one: else each pack would cause the next.
-pub fn is_reason(key: &Key) -> bool {
-    !matches!(key, Key::Archived(_) | Key::Member(_))
+/// A link means nothing without its manifest, and is written anew as clients rely on it; only its end is worth telling.
+pub fn is_reason(record: &Record) -> bool {
+    match record.key {
+        Key::Archived(_) | Key::Member(_) => false,
+        Key::Link(..) => record.value.is_none(),
+        Key::Manifest(..) | Key::Tag(..) | Key::Unknown { .. } => true,
+    }
 }
 
 impl Plan {
@@ -127,7 +132,7 @@ impl Plan {
         if let (Key::Tag(repository, tag), Some(Value::Tag(target))) = (&item.numbered.record.key, &item.numbered.record.value) {
             self.tags.push((target.digest, format!("{repository}:{tag}")));
         }
-        self.reasons += u64::from(is_reason(&item.numbered.record.key));
+        self.reasons += u64::from(is_reason(&item.numbered.record));
         self.line_bytes += item.line.len() as u64 + 1;
         self.lines.push(item.line);
         Offered::Taken
@@ -189,7 +194,7 @@ impl Plan {
 mod tests {
     use super::*;
     use larder_protocol::pack::record_line;
-    use larder_protocol::record::{Manifest, PackId, Record, TagTarget};
+    use larder_protocol::record::{Manifest, PackId, TagTarget};
     use larder_protocol::stamp::{HybridTime, NodeId, Stamp};
 
     const ORIGIN: Origin = Origin { node: NodeId([1; 32]), incarnation: 1 };

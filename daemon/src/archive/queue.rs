@@ -117,7 +117,7 @@ impl Queue {
                     break;
                 };
                 for numbered in &batch {
-                    if !plan::is_reason(&numbered.record.key) {
+                    if !plan::is_reason(&numbered.record) {
                         continue;
                     }
                     self.waiting.records += 1;

@@ -75,6 +75,8 @@ async fn node(folder: &std::path::Path, seed: u8) -> Node {
         uploads_per_client_max: 16,
         sparse_manifests: false,
         blob_size_max: 1 << 30,
+        renew_after: Duration::from_secs(3600),
+        immutable_tags: Vec::new(),
     };
     let store = Store::open(DataFolder::open(&data.path().join("node")).expect("a data folder"), options).expect("a store");
     let metrics = Arc::<Metrics>::default();

@@ -22,6 +22,7 @@ mod archive;
 mod check_config;
 mod client;
 mod completions;
+mod gc;
 mod man;
 mod peers;
 mod repo;
@@ -84,6 +85,8 @@ enum Command {
     Tag(tag::Tag),
     /// The bucket: how it stands, what is in it, what it costs
     Archive(archive::Archive),
+    /// Collect garbage now, or say what would go
+    Gc(gc::Gc),
     /// Bring a bucket's content back on a node that has none
     Restore(restore::Restore),
     /// Print or install the configuration of a client on this host
@@ -161,6 +164,7 @@ impl Command {
             Self::Repo(repo) => repo.run(client, out).await,
             Self::Tag(tag) => tag.run(client, out).await,
             Self::Archive(archive) => archive.run(client, out).await,
+            Self::Gc(gc) => gc.run(client, out).await,
             Self::Restore(restore) => restore.run(client, out).await,
             Self::Serve(_) | Self::CheckConfig(_) | Self::Setup(_) | Self::Completions(_) | Self::Man(_) => {
                 unreachable!("these ask no daemon, and ran in `run`")

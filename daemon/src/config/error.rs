@@ -5,6 +5,7 @@ use std::io;
 use std::path::PathBuf;
 
 use super::ArchiveUrlFault;
+use crate::glob::InvalidGlob;
 
 /// Where a value stands.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -124,6 +125,9 @@ pub enum Fault {
     /// No name.
     #[error("a name has 1 to 64 letters, digits, dots, dashes and underscores")]
     Name,
+    /// No pattern.
+    #[error("{0}")]
+    Glob(InvalidGlob),
     /// Nothing.
     #[error("this can't be empty")]
     Empty,

@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 
 use toml::de::{DeTable, DeValue};
 
+use super::retention;
 use super::settings::{self, Draft, SETTINGS, Setting};
 use super::value::Value;
 use super::{ARCHIVE_FOLDER, ArchiveUrl, Config, Error, Fault, Flags, Place};
@@ -67,6 +68,13 @@ impl Layers {
                 continue;
             }
             let here = place(key.span().start);
+            if let ("retention", DeValue::Array(rules)) = (name, value.get_ref()) {
+                self.draft.config.retention = retention::read(rules, &place)?;
+                continue;
+            }
+            if name == "retention" {
+                return Err(Error::Syntax { place: here, what: "retention is a list of rules; write [[retention]]".to_owned() });
+            }
             let known = SETTINGS.iter().any(|setting| !name.is_empty() && setting.section() == name);
             match value.get_ref() {
                 DeValue::Table(section) if known => self.section(name, section, &place)?,
@@ -218,7 +226,7 @@ fn read(path: &Path) -> Result<String, Error> {
     Ok(text)
 }
 
-fn of_toml(value: &DeValue<'_>) -> Value {
+pub(super) fn of_toml(value: &DeValue<'_>) -> Value {
     match value {
         DeValue::String(text) => Value::Text(text.to_string()),
         // Other bases are for file modes and the like; nothing here is one.

@@ -25,8 +25,11 @@ use std::net::{Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use crate::glob::Pattern;
+
 mod error;
 mod layers;
+mod retention;
 mod settings;
 #[cfg(test)]
 mod tests;
@@ -34,6 +37,7 @@ mod url;
 mod value;
 
 pub use error::{Error, Fault, Place};
+pub use retention::Retention;
 pub use url::{ArchiveUrl, ArchiveUrlFault};
 pub use value::{duration, is_host_port, size};
 
@@ -70,6 +74,10 @@ pub struct Config {
     pub store: Store,
     /// Limits of the registry.
     pub registry: Registry,
+    /// What nothing needs any more.
+    pub gc: Gc,
+    /// Which tags go by themselves.
+    pub retention: Vec<Retention>,
     /// Other nodes.
     pub peers: Peers,
     /// The bucket.
@@ -137,6 +145,27 @@ pub struct Registry {
     pub upload_age_max: Duration,
     /// Manifests may name what is not there.
     pub sparse_manifests: bool,
+    /// Tags that keep the manifest they were first given.
+    pub immutable_tags: Vec<Pattern>,
+}
+
+/// `[gc]`
+#[derive(Clone, Debug)]
+pub struct Gc {
+    /// How often garbage is collected by itself; zero: only when it is asked for.
+    pub period: Duration,
+    /// A blob that no manifest needs stays this long after a client relied on it.
+    pub grace: Duration,
+    /// How long the bytes then stay in the trash.
+    pub trash: Duration,
+}
+
+impl Gc {
+    /// A link that a client relies on is written anew when it is older. What is younger than grace and this together was
+    /// relied on less than grace ago, as far as anybody knows.
+    pub fn renew_after(&self) -> Duration {
+        self.grace / 4
+    }
 }
 
 /// `[peers]`
@@ -211,9 +240,12 @@ impl Default for Config {
                 blob_size_max: 64 * 1024 * MIB,
                 uploads_max: 1024,
                 uploads_per_client_max: 256,
-                upload_age_max: Duration::from_secs(24 * 60 * 60),
+                upload_age_max: DAY,
                 sparse_manifests: false,
+                immutable_tags: Vec::new(),
             },
+            gc: Gc { period: Duration::from_secs(60 * 60), grace: DAY, trash: DAY },
+            retention: Vec::new(),
             peers: Peers { listen, advertise: vec![listen.to_string()], replicas: 2, max_clock_drift: Duration::from_secs(5 * 60) },
             archive: Archive {
                 url: Some(ArchiveUrl::Directory(archive)),
@@ -262,6 +294,7 @@ pub fn data_dirs(flag: Option<&Path>, path: Option<&Path>, environment: &[(OsStr
 /// The folder of the default bucket, in the data folder.
 const ARCHIVE_FOLDER: &str = "archive";
 const MIB: u64 = 1024 * 1024;
+const DAY: Duration = Duration::from_secs(24 * 60 * 60);
 
 /// The host's name, as far as it can serve as a node's; it is only shown to people.
 fn host_name() -> String {

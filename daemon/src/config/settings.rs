@@ -7,6 +7,7 @@ use std::path::PathBuf;
 
 use super::value::{Value, is_host_port, is_name};
 use super::{Config, Durability, Fault, LogFormat, MIB};
+use crate::glob::Pattern;
 
 /// The configuration while it is put together.
 #[derive(Debug)]
@@ -69,6 +70,10 @@ pub(super) const SETTINGS: &[Setting] = settings! {
     "registry.uploads_per_client_max" => |draft, value| draft.config.registry.uploads_per_client_max = value.number(1, 1_000_000)?;
     "registry.upload_age_max" => |draft, value| draft.config.registry.upload_age_max = value.duration("1s", "30d")?;
     "registry.sparse_manifests" => |draft, value| draft.config.registry.sparse_manifests = value.boolean()?;
+    "registry.immutable_tags" => |draft, value| draft.config.registry.immutable_tags = patterns(value)?;
+    "gc.period" => |draft, value| draft.config.gc.period = value.duration("0s", "365d")?;
+    "gc.grace" => |draft, value| draft.config.gc.grace = value.duration("1s", "365d")?;
+    "gc.trash" => |draft, value| draft.config.gc.trash = value.duration("0s", "365d")?;
     "peers.listen" => |draft, value| draft.config.peers.listen = value.address()?;
     "peers.advertise" => |draft, value| draft.config.peers.advertise = advertise(value)?;
     "peers.replicas" => |draft, value| draft.config.peers.replicas = value.number(1, 9)?;
@@ -160,6 +165,10 @@ fn data_dir(value: &Value) -> Result<PathBuf, Fault> {
 fn name(value: &Value) -> Result<String, Fault> {
     let text = value.text()?;
     if is_name(text) { Ok(text.to_owned()) } else { Err(Fault::Name) }
+}
+
+fn patterns(value: &Value) -> Result<Vec<Pattern>, Fault> {
+    value.list()?.iter().map(|text| text.parse().map_err(Fault::Glob)).collect()
 }
 
 fn advertise(value: &Value) -> Result<Vec<String>, Fault> {

@@ -241,7 +241,9 @@ fn the_packaged_file_explains_every_setting() {
     let mut section = String::new();
     let mut explained = BTreeSet::new();
     for line in text.lines() {
-        if let Some(name) = line.strip_prefix('[').and_then(|rest| rest.strip_suffix(']')) {
+        if line == "#[[retention]]" {
+            section = "retention.".to_owned();
+        } else if let Some(name) = line.strip_prefix('[').and_then(|rest| rest.strip_suffix(']')) {
             section = format!("{name}.");
         } else if let Some((key, _)) = line.trim_start_matches('#').split_once(" = ")
             && key.bytes().all(|byte| byte.is_ascii_lowercase() || byte == b'_')
@@ -249,6 +251,26 @@ fn the_packaged_file_explains_every_setting() {
             explained.insert(format!("{section}{key}"));
         }
     }
-    let settings: BTreeSet<String> = settings::SETTINGS.iter().map(|setting| setting.name.to_owned()).collect();
+    let rules = retention::KEYS.iter().map(|key| format!("retention.{key}"));
+    let settings: BTreeSet<String> = settings::SETTINGS.iter().map(|setting| setting.name.to_owned()).chain(rules).collect();
     assert_eq!(explained, settings);
+}
+
+#[test]
+fn rules_of_retention_are_read_and_their_mistakes_named() {
+    let text = "[[retention]]\nrepositories = ['ci/**']\ntags = ['pr-*']\nkeep_last = 10\nkeep_for = '30d'\n\
+                [[retention]]\nrepositories = ['**']\nuntagged = '7d'\n";
+    let rules = load(text, &Flags::default(), &[]).expect("two rules").retention;
+    assert_eq!((rules.len(), rules[0].keep_last, rules[0].keep_for), (2, Some(10), Some(30 * DAY)));
+    assert!(rules[1].tags[0].matches("anything") && rules[1].untagged == Some(7 * DAY) && rules[1].keep_last.is_none());
+    refused("[retention]\nkeep_last = 1\n", "larder.toml:1: retention is a list of rules; write [[retention]]");
+    refused("[[retention]]\nkeep_last = 1\n", "larder.toml:1: a rule of retention needs repositories");
+    refused("[[retention]]\nrepositories = ['a']\n", "what shall stay?");
+    refused(
+        "[[retention]]\nrepositories = ['a b']\nkeep_last = 1\n",
+        "larder.toml:2: retention.repositories = [\"a b\"]: ' ' stands in no name",
+    );
+    refused("[[retention]]\nrepositories = ['a']\nkeep_fo = '1d'\n", "there is no key retention.keep_fo; did you mean keep_for?");
+    refused("[[retention]]\nrepositories = ['a']\nkeep_last = -1\n", "this has to be from 0 to");
+    refused("[registry]\nimmutable_tags = ['a:b:c']\n", "registry.immutable_tags");
 }

@@ -24,10 +24,11 @@ use crate::registry;
 use crate::store::{self, DataFolder, Store};
 use crate::tasks::Tasks;
 use crate::telemetry::Metrics;
+use crate::upkeep::Gc;
 
 mod operations;
 
-use operations::NodeOperations;
+use operations::{Neighbours, NodeOperations};
 
 /// What background loops get beyond the grace of requests.
 const LOOPS_GRACE: Duration = Duration::from_secs(5);
@@ -80,13 +81,16 @@ impl Node {
             &tasks,
         );
         lookup.start();
+        let neighbours = Arc::new(Neighbours(peers.clone()));
+        let gc = Gc::open(&config, store.clone(), neighbours, Arc::clone(&metrics)).context("open the garbage collector")?;
+        tasks.core("upkeep", gc.clone().run(tasks.stopping()));
 
         let listen = config.http.listen;
         let listener = TcpListener::bind(listen)
             .await
             .with_context(|| format!("listen on {listen}; stop the program that has the port, or choose another with --listen"))?;
         let ready = Arc::new(AtomicBool::new(true));
-        let operations = Arc::new(NodeOperations::new(peers.clone(), archive, Arc::clone(&ready)));
+        let operations = Arc::new(NodeOperations::new(peers.clone(), archive, gc, Arc::clone(&ready)));
         let about = admin::About { node: identity.node(), name: config.node.name.clone(), zone: config.node.zone.clone() };
         let socket = config.data_dir.join("larder.sock");
         admin::start(&socket, about, store.clone(), operations.clone(), &tasks)
@@ -114,7 +118,7 @@ impl Node {
 /// Opens what is on the disk, from the lock upwards.
 async fn open_store(config: &Config) -> anyhow::Result<(Arc<Identity>, Store)> {
     let (path, durability, max_clock_drift) = (config.data_dir.clone(), config.store.durability, config.peers.max_clock_drift);
-    let registry = config.registry.clone();
+    let (registry, renew_after) = (config.registry.clone(), config.gc.renew_after());
     let opened = tokio::task::spawn_blocking(move || {
         let folder = DataFolder::open(&path)?;
         let identity = Identity::load(folder.path()).context("load this node's key")?;
@@ -126,6 +130,8 @@ async fn open_store(config: &Config) -> anyhow::Result<(Arc<Identity>, Store)> {
             uploads_per_client_max: registry.uploads_per_client_max,
             blob_size_max: registry.blob_size_max,
             sparse_manifests: registry.sparse_manifests,
+            renew_after,
+            immutable_tags: registry.immutable_tags,
         };
         let store = Store::open(folder, options).context("open the store")?;
         anyhow::Ok((Arc::new(identity), store))

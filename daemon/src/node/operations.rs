@@ -6,21 +6,24 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use futures_util::future::BoxFuture;
+use larder_protocol::digest::Digest;
 
 use crate::admin::Operations;
 use crate::archive::{self, Archive};
 use crate::peers::{Joined, PeerStatus, Peers};
+use crate::upkeep::{self, Gc, Surroundings};
 
 /// Hands `admin` what the rooms offer, without letting it know the rooms.
 pub(super) struct NodeOperations {
     peers: Peers,
     archive: Archive,
+    gc: Gc,
     ready: Arc<AtomicBool>,
 }
 
 impl NodeOperations {
-    pub(super) fn new(peers: Peers, archive: Archive, ready: Arc<AtomicBool>) -> Self {
-        Self { peers, archive, ready }
+    pub(super) fn new(peers: Peers, archive: Archive, gc: Gc, ready: Arc<AtomicBool>) -> Self {
+        Self { peers, archive, gc, ready }
     }
 }
 
@@ -65,7 +68,24 @@ impl Operations for NodeOperations {
         Box::pin(async move { self.archive.restore(url).await.with_context(|| format!("restore from {url}")) })
     }
 
+    fn gc(&self, dry_run: bool) -> BoxFuture<'_, Result<upkeep::Report>> {
+        Box::pin(async move { self.gc.collect(dry_run).await.context("collect garbage") })
+    }
+
     fn ready(&self) -> bool {
         self.ready.load(Ordering::Relaxed)
+    }
+}
+
+/// What upkeep asks of other nodes.
+pub(super) struct Neighbours(pub(super) Peers);
+
+impl Surroundings for Neighbours {
+    fn unheard(&self) -> Vec<String> {
+        self.0.unheard()
+    }
+
+    fn is_first_for(&self, digest: &Digest) -> bool {
+        self.0.is_first_for(digest)
     }
 }

@@ -27,7 +27,9 @@ const VIOLATION_RETRY: Duration = Duration::from_secs(60);
 /// Pulls from a peer for as long as the connection lasts, and does not end: its owner drops it.
 pub(super) async fn pull(inner: &Inner, link: &Arc<Link>) {
     loop {
-        let pause = match pull_once(inner, link).await {
+        let pulled = pull_once(inner, link).await;
+        link.set_heard(false);
+        let pause = match pulled {
             Err(error @ Error::Violation { .. }) => {
                 tracing::warn!(%error, "records from a peer were not read");
                 VIOLATION_RETRY
@@ -71,6 +73,7 @@ async fn pull_once(inner: &Inner, link: &Arc<Link>) -> Result<()> {
             give_up = Some(Instant::now() + REFUSED_RETRY);
         }
         if whole {
+            link.set_heard(!gather.is_holding());
             stream.send.message(&Seen(inner.store.vector())).await?;
         }
     }

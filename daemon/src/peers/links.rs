@@ -4,7 +4,7 @@
 //! A peer that was restarted shows another `life` in its hello, and its new connection takes the old one's place.
 
 use std::collections::HashMap;
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -30,6 +30,8 @@ pub(super) struct Link {
     since: Instant,
     /// What the peer is known to know.
     known: Mutex<VersionVector>,
+    /// Everything that it knew when it was last asked is known here too, and what it writes comes as it is written.
+    heard: AtomicBool,
     /// How often it was slow, broke off or lied when a blob was fetched.
     strikes: AtomicU32,
     pub reads: Semaphore,
@@ -48,6 +50,7 @@ impl Link {
             life,
             since: Instant::now(),
             known: Mutex::default(),
+            heard: AtomicBool::new(false),
             strikes: AtomicU32::new(0),
             reads: Semaphore::new(READS_MAX),
             syncs: Semaphore::new(SYNCS_MAX),
@@ -61,6 +64,14 @@ impl Link {
 
     pub(super) fn known(&self) -> VersionVector {
         lock(&self.known).clone()
+    }
+
+    pub(super) fn set_heard(&self, heard: bool) {
+        self.heard.store(heard, Ordering::Release);
+    }
+
+    pub(super) fn is_heard(&self) -> bool {
+        self.heard.load(Ordering::Acquire)
     }
 
     pub(super) fn strike(&self) {

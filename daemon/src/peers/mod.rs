@@ -183,6 +183,24 @@ impl Peers {
         placement::owners(digest, &self.inner.members.places(), self.inner.replicas).contains(&self.inner.identity.node())
     }
 
+    /// The members that may have written what is not known here: those out of reach, and those not heard out yet. By name.
+    pub fn unheard(&self) -> Vec<String> {
+        let inner = &self.inner;
+        let (ours, this) = (inner.store.vector(), inner.identity.node());
+        let is_heard = |node: &NodeId| inner.links.get(node).is_some_and(|link| link.is_heard() && ours.covers(&link.known()));
+        let others = inner.members.live().into_iter().filter(|(node, _)| *node != this);
+        others.filter(|(node, _)| !is_heard(node)).map(|(node, member)| format!("{} ({node:?})", member.name)).collect()
+    }
+
+    /// Whether this node comes first, of those in reach, in the order of owners of a digest.
+    pub fn is_first_for(&self, digest: &Digest) -> bool {
+        let inner = &self.inner;
+        let this = inner.identity.node();
+        let mut places = inner.members.places();
+        places.retain(|place| place.node == this || inner.links.get(&place.node).is_some());
+        placement::owners(digest, &places, 1).first().is_none_or(|first| *first == this)
+    }
+
     /// Every member, this node included.
     pub fn list(&self) -> Vec<PeerStatus> {
         let inner = &self.inner;

@@ -12,14 +12,16 @@ use super::range::{Wanted, wanted};
 use super::{Body, Front, empty, has_already, set, set_digest, text};
 
 impl Front {
-    /// Says whether a blob is there, and its size; its bytes are not touched. SPEC: end-2 (HEAD).
+    /// Says whether a blob is there, and its size; its bytes are not touched. A client that hears so need not push it, so it
+    /// is kept for a manifest to come. SPEC: end-2 (HEAD).
     pub(super) async fn check_blob(
         &self,
         repository: RepositoryName,
         digest: Digest,
         headers: &HeaderMap,
     ) -> Result<Response<Body>, Error> {
-        let link = self.link(repository, digest).await?;
+        let link = self.store.run(move |store| store.check_blob(&repository, &digest)).await?;
+        let link = link.ok_or(Error::BlobUnknown { digest })?;
         if has_already(headers, &digest) {
             return Ok(unchanged(&digest));
         }

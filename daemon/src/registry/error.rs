@@ -212,6 +212,7 @@ fn of_store(error: &store::Error) -> Refusal {
             refusal.details = digests.iter().take(MISSING_LISTED_MAX).map(|digest| json!({ "digest": digest })).collect();
             refusal
         }
+        E::Immutable { .. } => refuse(StatusCode::CONFLICT, "DENIED"),
         E::Abandoned => Refusal::new(StatusCode::SERVICE_UNAVAILABLE, "UNAVAILABLE", "the blob's source went away; try again")
             .header(header::RETRY_AFTER, RETRY_BUSY_S),
         E::Closed => {
@@ -228,7 +229,9 @@ fn of_fetch(error: &store::Error) -> Refusal {
             of_store(error)
         }
         E::DigestMismatch { .. } | E::TooLarge { .. } => of_store(&E::Abandoned),
-        E::UploadUnknown | E::UploadBusy | E::TooManyUploads { .. } | E::InvalidManifest(_) | E::Missing(_) => Refusal::internal(),
+        E::UploadUnknown | E::UploadBusy | E::TooManyUploads { .. } | E::InvalidManifest(_) | E::Missing(_) | E::Immutable { .. } => {
+            Refusal::internal()
+        }
     }
 }
 

@@ -12,6 +12,7 @@ use larder_protocol::record::{Key, Link, Value};
 use super::Store;
 use super::edges;
 use super::error::{Error, Result};
+use super::garbage::rely;
 use super::index::{BlobRow, Table};
 use super::removal;
 
@@ -89,12 +90,9 @@ impl Store {
     pub fn mount(&self, from: &RepositoryName, to: &RepositoryName, digest: &Digest) -> Result<bool> {
         let inner = &self.inner;
         let mut writing = inner.journal.write(&inner.index);
-        let Some(link) = writing.live(&Key::Link(from.clone(), *digest))? else { return Ok(false) };
-        let key = Key::Link(to.clone(), *digest);
-        if writing.live(&key)?.as_ref() != Some(&link) {
-            writing.record(key, Some(link))?;
-            writing.commit()?;
-        }
+        let Some(Value::Link(link)) = writing.live(&Key::Link(from.clone(), *digest))? else { return Ok(false) };
+        rely(inner, &mut writing, Key::Link(to.clone(), *digest), link)?;
+        writing.commit()?;
         Ok(true)
     }
 

@@ -183,7 +183,7 @@ mod tests {
         let held = |digest: &Digest| holders(&store.inner.index, digest, &name, None).collect::<Result<Vec<_>>>().expect("readable");
         assert_eq!(held(&layer), [Holder::Link, Holder::Manifest(digest, Naming::BLOB)]);
         assert_eq!(held(&digest), [Holder::Tag(tag("latest")), Holder::Tag(tag("v1"))]);
-        assert_eq!(store.repositories_linking(&layer, 9).expect("readable"), [name.clone()]);
+        assert_eq!(store.repositories_linking(&layer, 9).expect("readable"), vec![name.clone()]);
 
         assert!(store.delete_manifest(&name, &digest).expect("deleted"));
         assert_eq!((held(&layer), held(&digest)), (vec![Holder::Link], vec![]));

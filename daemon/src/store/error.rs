@@ -4,6 +4,9 @@ use std::io;
 use std::path::PathBuf;
 
 use larder_protocol::digest::Digest;
+use larder_protocol::name::Tag;
+
+use crate::glob::Pattern;
 
 /// What the store's calls give back.
 pub type Result<T> = std::result::Result<T, Error>;
@@ -87,6 +90,14 @@ pub enum Error {
     /// A manifest names what its repository lacks.
     #[error("{} of the blobs and manifests it names are not in this repository", .0.len())]
     Missing(Vec<Digest>),
+    /// A tag that keeps the manifest it was first given.
+    #[error("tag {tag} is immutable here (registry.immutable_tags has {pattern}): push under another tag")]
+    Immutable {
+        /// The tag.
+        tag: Tag,
+        /// The setting's entry that says so.
+        pattern: Pattern,
+    },
     /// A blob that was on its way will not come.
     #[error("the blob's source ended before the blob did")]
     Abandoned,

@@ -11,13 +11,13 @@ use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use larder_protocol::record::{Key, Numbered, RawRecord, Record, Value};
-use larder_protocol::stamp::{Clock, NodeId, Stamp};
+use larder_protocol::stamp::{Clock, HybridTime, NodeId, Stamp};
 use larder_protocol::vector::{Origin, VersionVector};
 use tokio::sync::watch;
 
 use super::error::{Error, Result};
 use super::index::{Batch, Index, RecordRow, Table, decode};
-use super::{Applied, Commit, edges};
+use super::{Applied, Commit, edges, garbage, tags};
 
 pub(super) const META_CLOCK: &[u8] = b"clock";
 const META_VECTOR: &[u8] = b"vector";
@@ -122,6 +122,12 @@ impl Journal {
                 continue;
             }
             let key = numbered.record.key.clone();
+            if let Some(link) = writing.needed(&numbered.record)? {
+                // What is written now beats the tombstone, which so need not stand here at all.
+                tracing::debug!(?key, "a link was collected elsewhere that a manifest needs; it is written anew");
+                writing.record(key, Some(link))?;
+                continue;
+            }
             if writing.stand(numbered)? {
                 applied.changed.push(key);
             }
@@ -183,14 +189,29 @@ impl Writing<'_> {
     /// Writes a record of this node. It must be the only one of its key in this writing.
     pub(super) fn record(&mut self, key: Key, value: Option<Value>) -> Result<()> {
         let time = self.writer.clock.tick(now_ms());
+        self.record_at(key, value, time)
+    }
+
+    /// Writes a record of this node with a time of the past, which must be later than that of what stands.
+    pub(super) fn record_at(&mut self, key: Key, value: Option<Value>, time: HybridTime) -> Result<()> {
         let origin = self.journal.origin;
         let sequence = self.writer.vector.get(&origin) + 1;
         self.writer.vector.advance(origin, sequence);
         let numbered = Numbered { origin, sequence, record: Record { key, value, stamp: Stamp { time, node: origin.node } } };
         let stands = self.stand(numbered.clone())?;
-        assert!(stands, "a stamp of now beats what stood before: the clock never runs back");
+        assert!(stands, "a stamp of now beats what stood before, since the clock never runs back; and others are chosen to");
         self.numbered.push(numbered);
         Ok(())
+    }
+
+    /// The link that a tombstone from elsewhere would take away as garbage, when a manifest needs it: it was pushed where the garbage
+    /// was collected after that was decided.
+    fn needed(&self, tombstone: &Record) -> Result<Option<Value>> {
+        let (Key::Link(repository, digest), None) = (&tombstone.key, &tombstone.value) else { return Ok(None) };
+        let Some(standing) = self.standing(&tombstone.key)?.filter(|standing| garbage::retires(tombstone, standing)) else {
+            return Ok(None);
+        };
+        Ok(if garbage::is_needed(self.index, repository, digest)? { standing.value } else { None })
     }
 
     /// Writes or removes a setting of another room.
@@ -231,18 +252,13 @@ impl Writing<'_> {
             index.put(batch, Table::Edge, &key, &row);
         }
         match (&record.key, before.and_then(|before| before.value.as_ref()), &record.value) {
+            // A tag that names what it named before has no other version.
+            (Key::Tag(_, _), Some(Value::Tag(old)), Some(Value::Tag(new))) if old.digest == new.digest => {}
             (Key::Tag(repository, tag), Some(Value::Tag(_)), _) => {
                 let before = before.expect("its value was there");
                 let newest_first = !before.stamp.time.0;
-                let key = [
-                    repository.as_str().as_bytes(),
-                    &[0],
-                    tag.as_str().as_bytes(),
-                    &[0],
-                    &newest_first.to_be_bytes(),
-                    &before.stamp.node.0,
-                ]
-                .concat();
+                let prefix = tags::history_prefix(repository, tag);
+                let key = [&prefix[..], &newest_first.to_be_bytes(), &before.stamp.node.0].concat();
                 index.put_row(batch, Table::History, &key, &before.to_raw());
             }
             (Key::Archived(pack), old, new) => {

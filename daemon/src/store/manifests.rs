@@ -3,20 +3,21 @@
 //! The bytes are kept and served as they were sent. They are read leniently, because registries hold more than
 //! images, but within limits: nesting, number of descriptors, no key twice, sizes that a blob can have.
 
-use std::collections::HashSet;
+use std::collections::{BTreeSet, HashSet};
 use std::fmt;
 
 use bytes::Bytes;
 use larder_protocol::digest::Digest;
 use larder_protocol::name::{RepositoryName, Tag};
-use larder_protocol::record::{Key, Link, Manifest, TagTarget, Value};
+use larder_protocol::record::{Key, Link, Manifest, Value};
 use serde::de::{self, DeserializeSeed, MapAccess, SeqAccess, Visitor};
 use serde::{Deserialize, Deserializer};
 
 use super::Store;
 use super::edges::{self, Holder};
 use super::error::{Error, InvalidManifest, Result};
-use super::journal;
+use super::garbage::rely;
+use super::{journal, tags};
 use crate::failpoint;
 
 /// Deepest nesting of a manifest.
@@ -214,12 +215,13 @@ impl<'de> Visitor<'de> for Shape {
 }
 
 impl Store {
-    /// Stores a manifest and its tags in one batch. What is there already and the same is not written again.
+    /// Stores a manifest and its tags in one batch.
     ///
     /// # Errors
     /// - `DigestMismatch`, `InvalidManifest`.
     /// - `Missing`: it names blobs or manifests that this repository lacks (S8), and `registry.sparse_manifests` does not allow it.
     ///   A missing subject is fine.
+    /// - `Immutable`: a tag that may not be changed names another manifest.
     pub fn put_manifest(&self, push: ManifestPush) -> Result<Stored> {
         let actual = Digest::of(push.digest.algorithm(), &push.bytes);
         if actual != push.digest {
@@ -229,16 +231,12 @@ impl Store {
         let inner = &self.inner;
         let mut writing = inner.journal.write(&inner.index);
         let mut missing = Vec::new();
-        for blob in &view.blobs {
-            if writing.live(&Key::Link(push.repository.clone(), *blob))?.is_none() {
-                missing.push(*blob);
-            }
-        }
-        for child in &view.children {
-            let known = writing.live(&Key::Manifest(push.repository.clone(), *child))?.is_some()
-                || writing.live(&Key::Link(push.repository.clone(), *child))?.is_some();
-            if !known {
-                missing.push(*child);
+        for named in view.blobs.iter().chain(&view.children).copied().collect::<BTreeSet<_>>() {
+            let key = Key::Link(push.repository.clone(), named);
+            if let Some(Value::Link(link)) = writing.live(&key)? {
+                rely(inner, &mut writing, key, link)?;
+            } else if view.blobs.contains(&named) || writing.live(&Key::Manifest(push.repository.clone(), named))?.is_none() {
+                missing.push(named);
             }
         }
         if !missing.is_empty() && !inner.options.sparse_manifests {
@@ -246,20 +244,11 @@ impl Store {
         }
         let key = Key::Manifest(push.repository.clone(), push.digest);
         let value = Value::Manifest(Manifest { media_type: push.media_type, bytes: push.bytes.to_vec() });
-        if writing.live(&key)?.as_ref() != Some(&value) {
-            writing.record(key, Some(value))?;
-        }
-        let tags: HashSet<_> = push.tags.into_iter().collect();
-        for tag in tags {
-            let key = Key::Tag(push.repository.clone(), tag);
-            let standing = writing.standing(&key)?.filter(|record| record.value.is_some());
-            if let Some(Value::Tag(target)) = standing.as_ref().and_then(|record| record.value.as_ref())
-                && target.digest == push.digest
-            {
-                continue;
-            }
-            let replaced = standing.map(|record| record.stamp);
-            writing.record(key, Some(Value::Tag(TagTarget { digest: push.digest, replaced })))?;
+        // F17: also what is there and the same. A delete elsewhere that is not known here is older than this push, and must lose.
+        writing.record(key, Some(value))?;
+        for tag in push.tags.into_iter().collect::<HashSet<_>>() {
+            tags::may_point(inner, &writing, &push.repository, &tag, &push.digest)?;
+            tags::point(&mut writing, &push.repository, tag, push.digest)?;
         }
         let failed = |source| Error::Io { doing: "store a manifest in", path: inner.folder.path().to_owned(), source };
         failpoint::pass("store/manifest/before-commit").map_err(failed)?;
@@ -278,6 +267,9 @@ impl Store {
     }
 
     /// Deletes a manifest and every tag that names it; `false` when there was none.
+    ///
+    /// # Errors
+    /// `Immutable`: a tag that may not be changed names it.
     pub fn delete_manifest(&self, repository: &RepositoryName, digest: &Digest) -> Result<bool> {
         let inner = &self.inner;
         let mut writing = inner.journal.write(&inner.index);
@@ -287,6 +279,7 @@ impl Store {
         }
         for holder in edges::holders(&inner.index, digest, repository, None) {
             if let Holder::Tag(tag) = holder? {
+                tags::may_change(inner, repository, &tag)?;
                 writing.record(Key::Tag(repository.clone(), tag), None)?;
             }
         }

@@ -29,10 +29,12 @@ use larder_protocol::vector::{Origin, VersionVector};
 use tokio::sync::watch;
 
 use crate::config::Durability;
+use crate::glob::Pattern;
 
 mod blobs;
 mod edges;
 mod error;
+mod garbage;
 mod hashing;
 mod index;
 mod journal;
@@ -49,12 +51,13 @@ mod uploads;
 
 pub use blobs::Content;
 pub use error::{Error, InvalidManifest, Result};
+pub use garbage::{IdleLink, IdleManifest};
 pub use layout::DataFolder;
 pub use manifests::{ManifestPush, ManifestView, Stored, StoredManifest};
 pub use referrers::{Referrer, ReferrersPage, ReferrersQuery};
 pub use removal::Trashed;
 pub use staging::{StagedReader, Staging};
-pub use tags::TagInfo;
+pub use tags::{TagInfo, TagVersion};
 pub use uploads::Upload;
 
 use index::{Batch, Index, RecordRow, Table, decode};
@@ -88,6 +91,10 @@ pub struct Options {
     pub sparse_manifests: bool,
     /// Largest blob in bytes.
     pub blob_size_max: u64,
+    /// A link that a client relies on is written anew when it is older.
+    pub renew_after: Duration,
+    /// Tags that keep the manifest they were first given.
+    pub immutable_tags: Vec<Pattern>,
 }
 
 /// The store. Cheap to clone. Methods block on the disk unless they are `async` or say otherwise: call them through [`Store::run`].

@@ -25,6 +25,11 @@ impl Place {
     }
 
     pub(super) fn open(&self) -> Store {
+        self.open_with(Duration::from_secs(3600))
+    }
+
+    /// With the age at which links are renewed.
+    pub(super) fn open_with(&self, renew_after: Duration) -> Store {
         let options = Options {
             node: NodeId([self.node; 32]),
             durability: Durability::Relaxed,
@@ -33,6 +38,8 @@ impl Place {
             uploads_per_client_max: 8,
             sparse_manifests: false,
             blob_size_max: 64 << 20,
+            renew_after,
+            immutable_tags: vec!["team/fixed:v*".parse().expect("pattern")],
         };
         Store::open(DataFolder::open(&self.folder.path().join("data")).expect("folder"), options).expect("store")
     }
@@ -311,13 +318,32 @@ fn listings_are_ordered_paged_and_skip_what_is_deleted() {
 }
 
 #[test]
-fn f3_pushing_again_writes_nothing() {
+fn f3_pushing_a_blob_again_writes_nothing() {
     let place = Place::new(1);
     let store = place.open();
-    push_image(&store, "a", "latest", b"content");
+    push(&store, "a", b"content");
     let vector = store.vector();
-    push_image(&store, "a", "latest", b"content");
+    push(&store, "a", b"content");
     assert_eq!(store.vector(), vector);
+}
+
+#[test]
+fn f17_a_push_of_what_is_there_survives_an_earlier_delete_elsewhere() {
+    let (place_a, place_b) = (Place::new(1), Place::new(2));
+    let (a, b) = (place_a.open(), place_b.open());
+    let digest = push_image(&a, "a", "latest", b"content");
+    sync(&a, &b);
+    // Deleted on one side, then pushed again on the other, which has not heard of it.
+    a.delete_manifest(&repository("a"), &digest).expect("deleted");
+    std::thread::sleep(Duration::from_millis(5));
+    assert_eq!(push_image(&b, "a", "latest", b"content"), digest);
+    sync(&a, &b);
+    sync(&b, &a);
+    for store in [&a, &b] {
+        assert_eq!(store.tag(&repository("a"), &tag("latest")).expect("readable").expect("there").digest, digest);
+        assert!(store.manifest(&repository("a"), &digest).expect("readable").is_some());
+    }
+    assert_eq!(b.tag_history(&repository("a"), &tag("latest"), 9).expect("readable").len(), 1, "it never named anything else");
 }
 
 #[test]

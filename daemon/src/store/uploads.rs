@@ -14,11 +14,12 @@ use std::time::Duration;
 
 use larder_protocol::digest::{Algorithm, Digest};
 use larder_protocol::name::RepositoryName;
-use larder_protocol::record::{Key, Link, Value};
+use larder_protocol::record::{Key, Link};
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
 use super::error::{Error, Result};
+use super::garbage::rely;
 use super::hashing::SavedHashes;
 use super::index::{Batch, Table, decode};
 use super::journal::{lock, now_ms};
@@ -270,10 +271,7 @@ impl Upload {
         let (inner, id) = (&self.store.inner, self.id);
         let key = Key::Link(self.session.repository.clone(), expected);
         let committed = staged.commit(inner, expected, inner.relaxed(), |writing, hashed| {
-            let link = Value::Link(hashed.link);
-            if writing.live(&key)?.as_ref() != Some(&link) {
-                writing.record(key.clone(), Some(link))?;
-            }
+            rely(inner, writing, key.clone(), hashed.link)?;
             writing.index.delete(&mut writing.batch, Table::Meta, &row_key(id));
             Ok(())
         });

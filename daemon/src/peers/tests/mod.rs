@@ -127,6 +127,8 @@ impl Place {
             uploads_per_client_max: 8,
             sparse_manifests: false,
             blob_size_max: 64 << 20,
+            renew_after: Duration::from_secs(3600),
+            immutable_tags: Vec::new(),
         };
         let mut folder = DataFolder::open(&config.data_dir);
         let deadline = Instant::now() + DEADLINE;
