@@ -96,6 +96,32 @@ async fn end_7b_a_push_by_digest_may_name_tags_and_the_answer_says_which() {
 }
 
 #[tokio::test]
+async fn end_7a_a_push_replaces_only_what_its_client_has_seen_when_it_says_so() {
+    let (_node, registry) = node().await;
+    let images = [11, 12, 13].map(|seed| Image::from_seed(seed, &[100]));
+    for image in &images {
+        registry.try_push_blobs("team/app", image).await.expect("push the blobs");
+    }
+    let push = async |image: &Image, header: &str, value: &str| {
+        let headers = [("content-type", image.media_type()), (header, value)];
+        registry.request("PUT", "/v2/team/app/manifests/latest", &headers, image.manifest.clone()).await
+    };
+    let tag = |image: &Image| format!("\"{}\"", image.digest());
+    push(&images[0], "if-match", "*").await.expect_error(412, "DENIED", "replace what is not there");
+    push(&images[0], "if-none-match", "*").await.expect(201, "be the first");
+    let refused = push(&images[1], "if-none-match", "*").await.expect_error(412, "DENIED", "be the first again");
+    assert_eq!(refused.header("etag"), tag(&images[0]), "it says what stands");
+    push(&images[1], "if-match", &tag(&images[2])).await.expect_error(412, "DENIED", "replace another one");
+    registry.pull_image("team/app", "latest", &images[0]).await;
+    // Two have seen the same; one comes first.
+    let seen = tag(&images[0]);
+    let (one, two) = tokio::join!(push(&images[1], "if-match", &seen), push(&images[2], "if-match", &seen));
+    let mut statuses = [one.status, two.status];
+    statuses.sort();
+    assert_eq!(statuses, [201, 412]);
+}
+
+#[tokio::test]
 async fn end_9_deleting_a_tag_keeps_the_manifest_and_deleting_the_manifest_takes_its_tags() {
     let (_node, registry) = node().await;
     let image = Image::from_seed(8, &[100]);

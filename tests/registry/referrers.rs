@@ -100,12 +100,13 @@ async fn end_12b_only_the_type_that_was_asked_for_is_listed_and_the_answer_says_
     let sbom = attach(&registry, &subject, Some(SBOM), "").await;
     attach(&registry, &subject, Some(SIGNATURE), "").await;
     let path = format!("/v2/team/app/referrers/{subject}");
+    let sbom_only = std::slice::from_ref(&sbom);
     // A plus may be sent as it is, or encoded.
     for wanted in [SBOM.replace('+', "%2B"), SBOM.replace('+', "%2b").replace('/', "%2F")] {
         let answer = registry.get(&format!("{path}?artifactType={wanted}")).await.expect(200, "with a filter");
         assert_eq!(answer.header("oci-filters-applied"), "artifactType");
         assert_eq!(answer.json()["manifests"][0]["digest"], json!(sbom));
-        assert_eq!(list(&registry, &subject, &format!("?artifactType={wanted}")).await, [sbom.clone()]);
+        assert_eq!(list(&registry, &subject, &format!("?artifactType={wanted}")).await, sbom_only);
     }
     assert_eq!(list(&registry, &subject, "?artifactType=nobody/knows").await, Vec::<String>::new());
     let answer = registry.get(&path).await.expect(200, "without a filter");
@@ -154,8 +155,8 @@ async fn s13_subjects_that_are_absent_or_attached_to_each_other_are_listed_like_
     let first = attach(&registry, &absent, Some(SBOM), "first").await;
     let second = attach(&registry, &first, Some(SIGNATURE), "second").await;
     let third = attach(&registry, &second, Some(SIGNATURE), "third").await;
-    assert_eq!(list(&registry, &absent, "").await, [first.clone()]);
-    assert_eq!(list(&registry, &first, "").await, [second.clone()]);
+    assert_eq!(list(&registry, &absent, "").await, std::slice::from_ref(&first));
+    assert_eq!(list(&registry, &first, "").await, std::slice::from_ref(&second));
     assert_eq!(list(&registry, &third, "").await, Vec::<String>::new());
     // The middle goes; what is attached to it stays found by the digest that it names.
     registry.request("DELETE", &format!("/v2/team/app/manifests/{second}"), &[], Body::empty()).await.expect(202, "delete the middle");

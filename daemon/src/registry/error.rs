@@ -213,6 +213,13 @@ fn of_store(error: &store::Error) -> Refusal {
             refusal
         }
         E::Immutable { .. } => refuse(StatusCode::CONFLICT, "DENIED"),
+        E::Changed { standing, .. } => {
+            let refusal = refuse(StatusCode::PRECONDITION_FAILED, "DENIED");
+            match standing {
+                Some(digest) => refusal.header(header::ETAG, format!("\"{digest}\"")),
+                None => refusal,
+            }
+        }
         E::Abandoned => Refusal::new(StatusCode::SERVICE_UNAVAILABLE, "UNAVAILABLE", "the blob's source went away; try again")
             .header(header::RETRY_AFTER, RETRY_BUSY_S),
         E::Closed => {
@@ -229,9 +236,13 @@ fn of_fetch(error: &store::Error) -> Refusal {
             of_store(error)
         }
         E::DigestMismatch { .. } | E::TooLarge { .. } => of_store(&E::Abandoned),
-        E::UploadUnknown | E::UploadBusy | E::TooManyUploads { .. } | E::InvalidManifest(_) | E::Missing(_) | E::Immutable { .. } => {
-            Refusal::internal()
-        }
+        E::UploadUnknown
+        | E::UploadBusy
+        | E::TooManyUploads { .. }
+        | E::InvalidManifest(_)
+        | E::Missing(_)
+        | E::Changed { .. }
+        | E::Immutable { .. } => Refusal::internal(),
     }
 }
 

@@ -12,7 +12,7 @@ use larder_protocol::name::{Reference, RepositoryName, Tag};
 
 use super::error::Error;
 use super::{Body, Front, Pushed, body, empty, has_already, refuse_encoded, set, set_digest, text};
-use crate::store::{ManifestPush, StoredManifest};
+use crate::store::{Condition, ManifestPush, Meant, StoredManifest};
 
 /// Longest media type. SPEC: RFC 6838, 4.2: each half has at most 127 letters.
 const MEDIA_TYPE_LENGTH_MAX: usize = 255;
@@ -59,11 +59,12 @@ impl Front {
         }
         let Some(bytes) = request.body.collect(limit).await? else { return Err(Error::ManifestTooLarge { limit }) };
         let media_type = media_type(text(request.headers, &header::CONTENT_TYPE), &bytes)?;
-        let by_digest = digest.is_some();
+        let (by_digest, condition) = (digest.is_some(), condition(request.headers));
         let (name, named) = (repository.clone(), tags.clone());
         let stored = self.store.run(move |store| {
             let digest = digest.unwrap_or_else(|| Digest::of(Algorithm::Sha256, &bytes));
-            let stored = store.put_manifest(ManifestPush { repository: name, tags: named, digest, media_type, bytes })?;
+            let push = ManifestPush { repository: name, tags: named, digest, media_type, bytes };
+            let stored = store.put_manifest_if(push, &condition)?;
             Ok::<_, Error>((digest, stored))
         });
         let (digest, stored) = stored.await?;
@@ -98,6 +99,21 @@ impl Front {
         }
         Ok(empty(StatusCode::ACCEPTED))
     }
+}
+
+/// What the client asks of what its push replaces. SPEC: RFC 9110, 13.1.
+fn condition(headers: &HeaderMap) -> Condition {
+    let meant = |name, weak: &str| {
+        let values = headers.get_all(name).iter().filter_map(|value| value.to_str().ok());
+        let tags: Vec<_> = values.flat_map(|value| value.split(',')).map(str::trim).collect();
+        if tags.contains(&"*") {
+            return Some(Meant::Any);
+        }
+        let digest = |tag: &&str| tag.trim_start_matches(weak).strip_prefix('"')?.strip_suffix('"')?.parse().ok();
+        // What is no digest is nothing that could stand here.
+        headers.contains_key(name).then(|| Meant::These(tags.iter().filter_map(digest).collect()))
+    };
+    Condition { is: meant(&header::IF_MATCH, ""), is_not: meant(&header::IF_NONE_MATCH, "W/") }
 }
 
 fn sent(digest: &Digest, manifest: StoredManifest) -> Response<Body> {
@@ -152,6 +168,24 @@ mod tests {
         for body in [none.clone(), Bytes::from_static(b"not json"), Bytes::from_static(b"\xff"), Bytes::from("[".repeat(10_000))] {
             assert!(media_type(None, &body).is_err());
         }
+    }
+
+    #[test]
+    fn conditions_are_read_from_both_headers_and_weak_tags_count_for_one() {
+        let digest = Digest::sha256(b"x");
+        let these = |digests: &[Digest]| Some(Meant::These(digests.to_vec()));
+        for (text, is, is_not) in [
+            ("*".to_owned(), Some(Meant::Any), Some(Meant::Any)),
+            (format!("\"{digest}\""), these(&[digest]), these(&[digest])),
+            (format!("W/\"{digest}\""), these(&[]), these(&[digest])),
+            (format!("\"other\", \"{digest}\""), these(&[digest]), these(&[digest])),
+            (digest.to_string(), these(&[]), these(&[])),
+        ] {
+            let with = |name: http::HeaderName| HeaderMap::from_iter([(name, text.parse().unwrap())]);
+            assert_eq!(condition(&with(header::IF_MATCH)), Condition { is, is_not: None }, "{text}");
+            assert_eq!(condition(&with(header::IF_NONE_MATCH)), Condition { is: None, is_not }, "{text}");
+        }
+        assert_eq!(condition(&HeaderMap::new()), Condition::default());
     }
 
     #[test]

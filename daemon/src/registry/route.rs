@@ -314,6 +314,17 @@ mod tests {
         let mount = |from| Route::MountBlob { repository: repository(), digest, from };
         check("POST", &format!("{uploads}?mount={digest}&from=b/c"), "end-11", mount(Some("b/c".parse().unwrap())));
         check("POST", &format!("{uploads}?mount={digest}"), "end-11", mount(None));
+        let referrers = format!("/v2/library/a/referrers/{digest}");
+        let list = |artifact_type: Option<&str>, limit, after| Route::ListReferrers {
+            repository: repository(),
+            subject: digest,
+            artifact_type: artifact_type.map(str::to_owned),
+            page: Page { limit, after },
+        };
+        check("GET", &referrers, "end-12a", list(None, PAGE_SIZE_MAX, None));
+        check("GET", &format!("{referrers}?n=3&last={digest}"), "end-12a", list(None, 3, Some(digest)));
+        check("GET", &format!("{referrers}?artifactType=a/b%2Bc"), "end-12b", list(Some("a/b+c"), PAGE_SIZE_MAX, None));
+        check("GET", &format!("{referrers}?artifactType="), "end-12b", list(None, PAGE_SIZE_MAX, None));
         check("GET", &upload, "end-13", Route::UploadStatus { repository: repository(), session });
         check("DELETE", &upload, "end-14", Route::CancelUpload { repository: repository(), session });
         check("GET", "/v2/_catalog?n=5", "catalog", Route::ListRepositories(Page { limit: 5, after: None }));
@@ -350,6 +361,7 @@ mod tests {
         let bad = ["sha256:../..".into(), format!("sha256:{}", &hex[1..]), format!("sha256:{}", hex.to_uppercase()), format!("md5:{hex}")];
         for digest in bad.iter().map(String::as_str).chain(["", "sha256:", "%ff", "latest"]) {
             assert_eq!(status("GET", &format!("/v2/a/blobs/{digest}")), (400, "DIGEST_INVALID"), "{digest}");
+            assert_eq!(status("GET", &format!("/v2/a/referrers/{digest}")), (400, "DIGEST_INVALID"), "{digest}");
             assert_eq!(status("PUT", &format!("/v2/a/blobs/uploads/{SESSION}?digest={digest}")), (400, "DIGEST_INVALID"), "{digest}");
             assert_eq!(status("POST", &format!("/v2/a/blobs/uploads/?mount={digest}&from=b")), (400, "DIGEST_INVALID"), "{digest}");
         }
@@ -386,7 +398,7 @@ mod tests {
 
     #[test]
     fn unknown_paths_are_404_and_wrong_methods_say_what_is_allowed() {
-        for path in ["/v2/a", "/v2/a/b/c", "/v2/manifests/x", "/v3/", "/v2x", "/v2/a/referrers/sha256:x"] {
+        for path in ["/v2/a", "/v2/a/b/c", "/v2/manifests/x", "/v3/", "/v2x", "/v2/a/referrers"] {
             assert_eq!(status("GET", path), (404, "UNSUPPORTED"), "{path}");
         }
         assert_eq!(status("POST", "/v2/a/manifests/x"), (405, "UNSUPPORTED"));

@@ -90,6 +90,14 @@ pub enum Error {
     /// A manifest names what its repository lacks.
     #[error("{} of the blobs and manifests it names are not in this repository", .0.len())]
     Missing(Vec<Digest>),
+    /// A push was to replace something else than what stands.
+    #[error("{name} is {} now, which is not what this push is to replace: look at it again", .standing.map_or("absent".to_owned(), |digest| digest.to_string()))]
+    Changed {
+        /// The tag or digest.
+        name: String,
+        /// What it is now.
+        standing: Option<Digest>,
+    },
     /// A tag that keeps the manifest it was first given.
     #[error("tag {tag} is immutable here (registry.immutable_tags has {pattern}): push under another tag")]
     Immutable {

@@ -14,9 +14,11 @@ use serde::de::{self, DeserializeSeed, MapAccess, SeqAccess, Visitor};
 use serde::{Deserialize, Deserializer};
 
 use super::Store;
+use super::condition::Condition;
 use super::edges::{self, Holder};
 use super::error::{Error, InvalidManifest, Result};
 use super::garbage::rely;
+use super::journal::Writing;
 use super::{journal, tags};
 use crate::failpoint;
 
@@ -214,6 +216,26 @@ impl<'de> Visitor<'de> for Shape {
     }
 }
 
+/// Asks a condition of what a push is to replace.
+fn check(writing: &Writing<'_>, push: &ManifestPush, condition: &Condition) -> Result<()> {
+    let ask = |name: &dyn fmt::Display, standing: Option<Digest>| match condition.holds(standing.as_ref()) {
+        true => Ok(()),
+        false => Err(Error::Changed { name: name.to_string(), standing }),
+    };
+    for tag in &push.tags {
+        let standing = match writing.live(&Key::Tag(push.repository.clone(), tag.clone()))? {
+            Some(Value::Tag(target)) => Some(target.digest),
+            _ => None,
+        };
+        ask(tag, standing)?;
+    }
+    if push.tags.is_empty() {
+        let standing = writing.live(&Key::Manifest(push.repository.clone(), push.digest))?;
+        ask(&push.digest, standing.map(|_| push.digest))?;
+    }
+    Ok(())
+}
+
 impl Store {
     /// Stores a manifest and its tags in one batch.
     ///
@@ -223,6 +245,14 @@ impl Store {
     ///   A missing subject is fine.
     /// - `Immutable`: a tag that may not be changed names another manifest.
     pub fn put_manifest(&self, push: ManifestPush) -> Result<Stored> {
+        self.put_manifest_if(push, &Condition::default())
+    }
+
+    /// The same, when a condition holds.
+    ///
+    /// # Errors
+    /// `Changed`: it does not. The others as above.
+    pub fn put_manifest_if(&self, push: ManifestPush, condition: &Condition) -> Result<Stored> {
         let actual = Digest::of(push.digest.algorithm(), &push.bytes);
         if actual != push.digest {
             return Err(Error::DigestMismatch { expected: push.digest, actual });
@@ -230,6 +260,10 @@ impl Store {
         let view = ManifestView::parse(&push.media_type, &push.bytes)?;
         let inner = &self.inner;
         let mut writing = inner.journal.write(&inner.index);
+        // ORDER: asked while nobody else writes.
+        if *condition != Condition::default() {
+            check(&writing, &push, condition)?;
+        }
         let mut missing = Vec::new();
         for named in view.blobs.iter().chain(&view.children).copied().collect::<BTreeSet<_>>() {
             let key = Key::Link(push.repository.clone(), named);

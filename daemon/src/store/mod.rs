@@ -32,6 +32,7 @@ use crate::config::Durability;
 use crate::glob::Pattern;
 
 mod blobs;
+mod condition;
 mod edges;
 mod error;
 mod garbage;
@@ -50,6 +51,7 @@ mod tests;
 mod uploads;
 
 pub use blobs::Content;
+pub use condition::{Condition, Meant};
 pub use error::{Error, InvalidManifest, Result};
 pub use garbage::{IdleLink, IdleManifest};
 pub use layout::DataFolder;
