@@ -83,6 +83,10 @@ pub struct Metrics {
     pub evicted_blobs: Counter,
     /// Their bytes.
     pub evicted_bytes: Counter,
+    /// Bytes that the scrub has read.
+    pub scrubbed_bytes: Counter,
+    /// When the last cycle of the scrub ended, seconds since 1970.
+    pub scrub_finished: Gauge,
     /// Blobs that the garbage collector took off the disk.
     pub gc_blobs: Counter,
     /// Their bytes.
@@ -120,6 +124,8 @@ impl Default for Metrics {
         let packs_sealed: Counter = metric!("packs_sealed", "Packs sealed and recorded");
         let quarantined_blobs: Counter = metric!("quarantined_blobs", "Blobs that were found damaged and put aside");
         let lost_blobs: Gauge = metric!("lost_blobs", "Blobs that were put aside and have not come back");
+        let scrubbed_bytes: Counter = metric!("scrubbed", "Bytes that the scrub has read", bytes);
+        let scrub_finished: Gauge = metric!("scrub_finished_timestamp", "When the last cycle of the scrub ended, seconds since 1970");
         let gc_blobs: Counter = metric!("gc_blobs", "Blobs that the garbage collector took off the disk");
         let gc_bytes: Counter = metric!("gc", "Bytes that the garbage collector took off the disk", bytes);
         let disk_capacity_bytes: Gauge<u64, AtomicU64> =
@@ -148,6 +154,8 @@ impl Default for Metrics {
             packs_sealed,
             quarantined_blobs,
             lost_blobs,
+            scrubbed_bytes,
+            scrub_finished,
             disk_capacity_bytes,
             disk_free_bytes,
             disk_reserved_bytes,

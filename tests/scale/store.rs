@@ -55,6 +55,8 @@ pub fn generate(folder: &Path, scale: Scale) {
         durability: Durability::Relaxed,
         max_clock_drift: Duration::from_secs(300),
         uploads_max: 1,
+        uploads_per_client_max: 1,
+        sparse_manifests: false,
         blob_size_max: 1 << 30,
         renew_after: Duration::from_secs(3600),
         immutable_tags: Vec::new(),
@@ -106,7 +108,7 @@ fn small(store: &Store, repository: &RepositoryName, number: u64, random: &mut R
 /// Pushes a blob as clients do, without the wire.
 fn push(store: &Store, repository: &RepositoryName, parts: &[impl AsRef<[u8]>]) -> Digest {
     let digest = Digest::sha256(&parts.iter().flat_map(AsRef::as_ref).copied().collect::<Vec<u8>>());
-    let mut upload = store.create_upload(repository, Algorithm::Sha256).expect("open an upload");
+    let mut upload = store.create_upload(repository, Algorithm::Sha256, "").expect("open an upload");
     parts.iter().for_each(|part| upload.append(part.as_ref()).expect("append to an upload"));
     upload.finish(digest).expect("finish an upload");
     digest

@@ -93,6 +93,16 @@ impl Table {
     fn name(self) -> &'static str {
         Self::ALL[self as usize].1
     }
+
+    /// Every table's name.
+    pub(super) fn names() -> impl Iterator<Item = &'static str> {
+        Self::ALL.iter().map(|(_, name)| *name)
+    }
+
+    /// The table of that name.
+    pub(super) fn named(name: &str) -> Option<Self> {
+        Self::ALL.iter().find(|(_, known)| *known == name).map(|(table, _)| *table)
+    }
 }
 
 /// A blob that is on this disk.

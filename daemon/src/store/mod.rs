@@ -32,6 +32,7 @@ use crate::config::Durability;
 use crate::glob::Pattern;
 
 mod blobs;
+mod condition;
 mod edges;
 mod error;
 mod garbage;
@@ -43,6 +44,7 @@ mod listed;
 mod manifests;
 mod pulls;
 mod reading;
+mod referrers;
 mod removal;
 mod space;
 mod staged;
@@ -51,18 +53,22 @@ mod tags;
 #[cfg(test)]
 mod tests;
 mod uploads;
+mod verify;
 
+pub use condition::{Condition, Meant};
 pub use error::{Error, InvalidManifest, Result};
 pub use garbage::{IdleLink, IdleManifest};
 pub use layout::DataFolder;
-pub use manifests::{ManifestPush, ManifestView, StoredManifest};
+pub use manifests::{ManifestPush, ManifestView, Stored, StoredManifest};
 pub use pulls::Cold;
 pub use reading::{BlobFile, Content};
+pub use referrers::{Referrer, ReferrersPage, ReferrersQuery};
 pub use removal::{Lost, Trashed};
 pub use space::{Disk, SpaceLimits};
 pub use staging::{StagedReader, Staging};
 pub use tags::{TagInfo, TagVersion};
 pub use uploads::Upload;
+pub use verify::Verdict;
 
 use index::{Batch, Index, RecordRow, Table, decode};
 use journal::Journal;
@@ -91,6 +97,10 @@ pub struct Options {
     pub max_clock_drift: Duration,
     /// Most upload sessions at a time.
     pub uploads_max: usize,
+    /// Most upload sessions at a time that one client address began.
+    pub uploads_per_client_max: usize,
+    /// Manifests may name what is not there.
+    pub sparse_manifests: bool,
     /// Largest blob in bytes.
     pub blob_size_max: u64,
     /// A link that a client relies on is written anew when it is older.
