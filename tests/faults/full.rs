@@ -9,6 +9,8 @@ const MIB: u64 = 1 << 20;
 /// Room for one of the images below and not for two: the reserve is 16 MiB, and the index takes some.
 const DISK: u64 = 64 * MIB;
 const LAYER: u64 = 30 * MIB;
+/// More than is left then, and little enough that a node reads it to its end to get its answer through.
+const SECOND: u64 = 12 * MIB;
 
 async fn start(mount: &Mount) -> Node {
     let node = node("node").archive("none").env("LARDER_DATA_DIR", mount.data().to_string_lossy());
@@ -35,15 +37,15 @@ async fn f6_pushes_are_put_off_reads_go_on_and_a_delete_makes_room() {
     let image = Image::from_seed(1, &[LAYER]);
     registry(&node).push_image("team/app", "v1", &image).await;
 
-    let second = Content::new(2, LAYER);
+    let second = Content::new(2, SECOND);
     for _ in 0..5 {
         let answer = push(&node, "team/app", second).await;
         assert_put_off(&answer);
-        assert!(answer.json()["errors"][0]["message"].to_string().contains("30.0 MiB more are needed"), "{answer:?}");
+        assert!(answer.json()["errors"][0]["message"].to_string().contains("12.0 MiB more are needed"), "{answer:?}");
     }
     // A client that asks before it sends is told so before it has sent anything.
     let head = format!(
-        "POST /v2/team/app/blobs/uploads/?digest={} HTTP/1.1\r\nhost: a\r\ncontent-length: {LAYER}\r\nexpect: 100-continue\r\n\
+        "POST /v2/team/app/blobs/uploads/?digest={} HTTP/1.1\r\nhost: a\r\ncontent-length: {SECOND}\r\nexpect: 100-continue\r\n\
          connection: close\r\n\r\n",
         second.digest()
     );

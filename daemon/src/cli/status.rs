@@ -101,7 +101,7 @@ id:      aaaa
 cluster: 00ff
 version: 0.1.0, up for 1m 1s
 content: 1 repositories, 2 tags, 3 blobs with 1.0 MiB
-disk:    83 MiB can be pushed; 100 MiB free of 1.0 GiB, 16 MiB kept free, 1.0 MiB reserved
+disk:    83.0 MiB can be pushed; 100.0 MiB free of 1.0 GiB, 16.0 MiB kept free, 1.0 MiB reserved
 peers:   1 of 2 connected
 archive: s3://b, 0 B in 0 packs, nothing waits; last error: timed out
 ";

@@ -43,7 +43,7 @@ const ROOM_WAIT_MAX: Duration = Duration::from_secs(5);
 /// After a round that freed nothing nobody waits for the next one for so long.
 const HOPELESS_TIME: Duration = Duration::from_secs(5);
 /// There is room again when as much as was refused fits, but at most this part of the disk.
-const ROOM_AGAIN_PART: u64 = 20;
+const ROOM_AGAIN_PART: u64 = 2;
 
 /// How much of the disk may be taken; percents are of the capacity.
 #[derive(Clone, Debug)]
@@ -103,6 +103,8 @@ struct Ledger {
     arriving: u64,
     /// Most bytes that somebody is waiting for room for.
     wanted: u64,
+    /// Rounds of eviction that have begun.
+    begun: u64,
     /// What was refused last, while the node counts as full.
     refused: Option<u64>,
     /// When a round of eviction last freed nothing.
@@ -120,6 +122,7 @@ pub(super) struct Space {
     short: Notify,
     /// Whether anybody would hear it.
     attended: AtomicBool,
+    /// Rounds that have ended.
     rounds: watch::Sender<u64>,
 }
 
@@ -314,8 +317,12 @@ impl Store {
     /// `Io`: the file system does not say.
     pub fn disk(&self) -> Result<Disk> {
         let (space, sessions) = (&self.inner.space, self.inner.session_bytes());
-        let ledger = lock(&space.ledger);
-        let measured = space.measured(&ledger, sessions)?;
+        self.measure(&lock(&space.ledger), sessions)
+    }
+
+    fn measure(&self, ledger: &Ledger, sessions: u64) -> Result<Disk> {
+        let space = &self.inner.space;
+        let measured = space.measured(ledger, sessions)?;
         let wanted = ledger.wanted.saturating_sub(measured.room(&space.limits));
         Ok(Disk {
             capacity: measured.capacity(&space.limits),
@@ -331,17 +338,19 @@ impl Store {
     /// Asks for eviction, and waits a moment for it. Comes back at once when nobody evicts, or the last round found nothing.
     pub async fn make_room(&self, need: u64) {
         let space = &self.inner.space;
-        let mut rounds = space.rounds.subscribe();
-        {
+        let round = {
             let mut ledger = lock(&space.ledger);
             let hopeless = ledger.hopeless.is_some_and(|since| since.elapsed() < HOPELESS_TIME);
             if hopeless || !space.attended.load(Ordering::Relaxed) {
                 return;
             }
             ledger.wanted = ledger.wanted.max(need);
-        }
+            // One that is under way does not know of this.
+            ledger.begun + 1
+        };
+        let mut rounds = space.rounds.subscribe();
         space.short.notify_one();
-        let _ = tokio::time::timeout(ROOM_WAIT_MAX, rounds.changed()).await;
+        let _ = tokio::time::timeout(ROOM_WAIT_MAX, rounds.wait_for(|ended| *ended >= round)).await;
     }
 
     /// Takes note that a push was refused, and says so in the log once until there is room again.
@@ -355,24 +364,40 @@ impl Store {
         self.inner.space.short.notified().await;
     }
 
-    /// A round of eviction has ended: whoever waits tries again. Says in the log when a full node has room again.
-    pub fn evicted(&self, freed: u64) -> Result<()> {
+    /// Begins a round of eviction: the disk as it is, with what is wanted until now in its `excess`. It ends with
+    /// [`Store::end_round`].
+    ///
+    /// # Errors
+    /// As [`Store::disk`].
+    pub fn begin_round(&self) -> Result<Disk> {
+        let (space, sessions) = (&self.inner.space, self.inner.session_bytes());
+        let mut ledger = lock(&space.ledger);
+        let disk = self.measure(&ledger, sessions)?;
+        ledger.wanted = 0;
+        ledger.begun += 1;
+        Ok(disk)
+    }
+
+    /// A round that was to free `excess` has ended: whoever waits tries again. Says in the log when a full node has room again.
+    ///
+    /// # Errors
+    /// As [`Store::disk`].
+    pub fn end_round(&self, excess: u64, freed: u64) -> Result<()> {
         let space = &self.inner.space;
         let disk = self.disk()?;
-        let again = {
+        let (again, ended) = {
             let mut ledger = lock(&space.ledger);
-            ledger.wanted = 0;
-            ledger.hopeless = (freed == 0 && disk.excess > 0).then(Instant::now);
+            ledger.hopeless = (freed == 0 && excess > 0).then(Instant::now);
             let again = ledger.refused.is_some_and(|need| disk.room >= need.clamp(1, (disk.capacity / ROOM_AGAIN_PART).max(1)));
             if again {
                 ledger.refused = None;
             }
-            again
+            (again, ledger.begun)
         };
         if again {
             tracing::info!(room = disk.room, "the disk has room again: pushes are taken");
         }
-        space.rounds.send_modify(|number| *number += 1);
+        space.rounds.send_replace(ended);
         Ok(())
     }
 }
@@ -537,8 +562,9 @@ mod tests {
         let round = tokio::spawn(async move {
             // Whoever is short before this listens is not waited for; so it asks until somebody was.
             evictor.short_of_room().await;
-            assert_eq!(evictor.disk().expect("disk").excess, MIB, "what is wanted, less what there is");
-            evictor.evicted(0).expect("round");
+            let excess = evictor.begin_round().expect("disk").excess;
+            assert_eq!(excess, MIB, "what is wanted, less what there is");
+            evictor.end_round(excess, 0).expect("round");
         });
         while !round.is_finished() {
             store.make_room(2 * MIB).await;

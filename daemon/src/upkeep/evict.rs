@@ -129,12 +129,12 @@ impl Evictor {
 
     /// Shows the disk, and evicts when it is too full; `false` when it still is afterwards.
     async fn look(&self, may_evict: bool) -> Result<bool> {
-        let disk = self.store.run(Store::disk).await?;
+        let disk = self.store.run(Store::begin_round).await?;
         self.show(&disk);
         let round = if disk.excess > 0 && may_evict { self.evict(disk.excess).await } else { Ok(Round::default()) };
         // ORDER: whoever waits is told even when the round broke off.
-        let freed = round.as_ref().map_or(0, Round::freed);
-        self.store.run(move |store| store.evicted(freed)).await?;
+        let (excess, freed) = (if may_evict { disk.excess } else { 0 }, round.as_ref().map_or(0, Round::freed));
+        self.store.run(move |store| store.end_round(excess, freed)).await?;
         let round = round?;
         if round.freed() > 0 {
             let Round { trash_bytes, blobs, bytes } = round;
