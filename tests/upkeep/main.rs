@@ -2,6 +2,7 @@
 
 mod cluster;
 mod collection;
+mod full_disk;
 mod tags;
 
 use std::time::Duration;
