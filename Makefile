@@ -8,10 +8,14 @@ export CARGO_TARGET_DIR ?= $(cache)/target
 profile := --release
 larder  := $(CARGO_TARGET_DIR)/release/larder
 
-.PHONY: help run demo test bench lint deny deb build
+# How long `make soak` soaks, and each fuzz target of `make fuzz` goes on.
+SOAK_SECONDS ?= 600
+FUZZ_SECONDS ?= 300
+
+.PHONY: help run demo test bench bench-scale soak fuzz lint deny deb build
 
 help: ## this list
-	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 8
+	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 16
 
 build:
 	packaging/setup build
@@ -32,6 +36,19 @@ test: ## every suite, then the package in a clean Debian root
 bench: ## the figures of the design, as tables
 	packaging/setup test
 	cargo test $(profile) -p larder --test bench -- --nocapture
+
+bench-scale: ## the same of a node with 1,000,000 tags, 100,000 repositories and 1,000,000 blobs
+	packaging/setup build
+	SCALE=100 cargo test $(profile) -p larder --test scale -- --nocapture
+
+soak: ## 64 clients doing everything at once for 10 minutes, against a model; SOAK_SECONDS
+	packaging/setup build
+	SOAK_SECONDS=$(SOAK_SECONDS) cargo test $(profile) -p larder --test soak -- --nocapture
+
+fuzz: ## every parser of strangers' bytes, 5 minutes each, two at a time; FUZZ_SECONDS
+	packaging/setup build
+	FUZZ_SECONDS=$(FUZZ_SECONDS) cargo test $(profile) -p larder --lib fuzz -- --nocapture --test-threads=2
+	FUZZ_SECONDS=$(FUZZ_SECONDS) cargo test $(profile) -p larder --test fuzz -- --nocapture --test-threads=2
 
 lint: ## format, clippy and rustdoc, all without a warning
 	packaging/setup build

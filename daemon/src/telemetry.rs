@@ -65,6 +65,10 @@ pub struct Metrics {
     pub archive_pending_bytes: Gauge<u64, AtomicU64>,
     /// Packs sealed and recorded.
     pub packs_sealed: Counter,
+    /// Blobs that were found damaged and put aside.
+    pub quarantined_blobs: Counter,
+    /// Blobs that were put aside and have not come back.
+    pub lost_blobs: Gauge,
     /// Bytes that may be taken: of the file system, or store.size_max.
     pub disk_capacity_bytes: Gauge<u64, AtomicU64>,
     /// Free bytes of the file system.
@@ -79,6 +83,10 @@ pub struct Metrics {
     pub evicted_blobs: Counter,
     /// Their bytes.
     pub evicted_bytes: Counter,
+    /// Bytes that the scrub has read.
+    pub scrubbed_bytes: Counter,
+    /// When the last cycle of the scrub ended, seconds since 1970.
+    pub scrub_finished: Gauge,
     /// Blobs that the garbage collector took off the disk.
     pub gc_blobs: Counter,
     /// Their bytes.
@@ -114,6 +122,10 @@ impl Default for Metrics {
         let bucket_requests: Family<KindLabel, Counter> = metric!("bucket_requests", "Requests to the bucket, by kind");
         let archive_pending_bytes: Gauge<u64, AtomicU64> = metric!("archive_pending", "Bytes waiting to be archived", bytes);
         let packs_sealed: Counter = metric!("packs_sealed", "Packs sealed and recorded");
+        let quarantined_blobs: Counter = metric!("quarantined_blobs", "Blobs that were found damaged and put aside");
+        let lost_blobs: Gauge = metric!("lost_blobs", "Blobs that were put aside and have not come back");
+        let scrubbed_bytes: Counter = metric!("scrubbed", "Bytes that the scrub has read", bytes);
+        let scrub_finished: Gauge = metric!("scrub_finished_timestamp", "When the last cycle of the scrub ended, seconds since 1970");
         let gc_blobs: Counter = metric!("gc_blobs", "Blobs that the garbage collector took off the disk");
         let gc_bytes: Counter = metric!("gc", "Bytes that the garbage collector took off the disk", bytes);
         let disk_capacity_bytes: Gauge<u64, AtomicU64> =
@@ -140,6 +152,10 @@ impl Default for Metrics {
             bucket_requests,
             archive_pending_bytes,
             packs_sealed,
+            quarantined_blobs,
+            lost_blobs,
+            scrubbed_bytes,
+            scrub_finished,
             disk_capacity_bytes,
             disk_free_bytes,
             disk_reserved_bytes,

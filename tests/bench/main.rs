@@ -4,9 +4,7 @@
 //! goes to larder.json in the folder `$BENCH_OUT`, or else in `<target>/bench`. A figure above its goal fails the run.
 
 use larder_harness::s3::Operation;
-use larder_harness::{Content, CountingS3, Image, Node, Registry};
-use serde_json::{Value, json};
-use std::path::{Path, PathBuf};
+use larder_harness::{Content, CountingS3, Figure, Image, Node, Registry, figures};
 use std::time::Instant;
 
 const PROGRAM: &str = env!("CARGO_BIN_EXE_larder");
@@ -21,46 +19,12 @@ const MIB: f64 = (1 << 20) as f64;
 /// larger images than those pushed here, so it is a mark to look at and no ratio of one run.
 const DISTRIBUTION_REQUESTS: f64 = 228.0;
 
-/// One line of the table.
-struct Figure {
-    name: &'static str,
-    value: f64,
-    unit: &'static str,
-    /// The same figure of CNCF Distribution.
-    against: Option<f64>,
-    /// The most that it may be.
-    goal: Option<f64>,
-}
-
-impl Figure {
-    fn new(name: &'static str, value: f64, unit: &'static str) -> Self {
-        Self { name, value, unit, against: None, goal: None }
-    }
-
-    fn at_most(self, goal: f64) -> Self {
-        Self { goal: Some(goal), ..self }
-    }
-
-    fn against(self, against: f64) -> Self {
-        Self { against: Some(against), ..self }
-    }
-
-    fn is_met(&self) -> bool {
-        self.goal.is_none_or(|goal| self.value <= goal)
-    }
-}
-
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_promised_figures_hold() {
     // One after the other: they would disturb each other.
     let mut figures = requests().await;
     figures.extend(memory().await);
-    print(&figures);
-    let path = write(&figures);
-    println!("written to {}", path.display());
-    for figure in &figures {
-        assert!(figure.is_met(), "{}: {} {}", figure.name, figure.value, figure.unit);
-    }
+    figures::publish(PROGRAM, "larder", &figures);
 }
 
 /// 100 pushes of an image of eight blobs within one delay, then the flush that the delay would have brought.
@@ -109,33 +73,4 @@ async fn memory() -> Vec<Figure> {
         Figure::new("push, with the client making and hashing it", LAYER_SIZE as f64 / MIB / push_seconds, "MiB/s"),
         Figure::new("pull, with the client hashing it", LAYER_SIZE as f64 / MIB / pull_seconds, "MiB/s"),
     ]
-}
-
-fn print(figures: &[Figure]) {
-    println!("\n{:<46} {:>10} {:<6} {:>14} {:>12}", "figure", "Larder", "", "at most", "Distribution");
-    for Figure { name, value, unit, against, goal } in figures {
-        let number = |number: &Option<f64>| number.map_or(String::new(), |number| number.to_string());
-        println!("{name:<46} {value:>10.2} {unit:<6} {:>14} {:>12}", number(goal), number(against));
-    }
-    println!();
-}
-
-fn write(figures: &[Figure]) -> PathBuf {
-    let target = Path::new(PROGRAM).ancestors().nth(2).expect("the program is in target/release");
-    let folder = std::env::var_os("BENCH_OUT").map_or_else(|| target.join("bench"), PathBuf::from);
-    let path = folder.join("larder.json");
-    let entries: Vec<Value> = figures
-        .iter()
-        .map(|figure| {
-            let ratio = figure.against.map(|against| figure.value / against);
-            json!({
-                "name": figure.name, "value": figure.value, "unit": figure.unit,
-                "against": figure.against, "ratio": ratio, "goal": figure.goal, "met": figure.is_met(),
-            })
-        })
-        .collect();
-    std::fs::create_dir_all(&folder).unwrap_or_else(|error| panic!("make {}: {error}", folder.display()));
-    let text = serde_json::to_string_pretty(&entries).expect("figures are JSON");
-    std::fs::write(&path, text + "\n").unwrap_or_else(|error| panic!("write {}: {error}", path.display()));
-    path
 }

@@ -1,4 +1,4 @@
-//! The clients that people have: docker, podman, skopeo and buildah, as Debian ships them, against a real node.
+//! The clients that people have: docker, podman, skopeo and buildah, as Debian ships them, and ORAS, against a real node.
 //!
 //! Every image is made on the spot of Debian's busybox, so no test needs a network; every client has storage and configuration of
 //! its own below the test's temporary folder. Images are told by their ids, which are the digests of their configurations and so of
@@ -8,6 +8,7 @@ mod crossing;
 mod docker;
 mod index;
 mod large;
+mod oras;
 mod podman;
 mod setup;
 mod skopeo;

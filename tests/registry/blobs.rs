@@ -98,7 +98,7 @@ async fn end_10_a_deleted_blob_is_gone_from_its_repository_only() {
 }
 
 #[tokio::test]
-async fn end_11_a_mount_takes_a_blob_over_or_opens_an_upload() {
+async fn end_11_s9_a_mount_takes_a_blob_over_or_opens_an_upload() {
     let (_node, registry) = node().await;
     let digest = registry.push_bytes("team/one", &Content::new(3, 100_000).bytes()).await;
     let mount = |digest: &str, from: &str| format!("/v2/team/two/blobs/uploads/?mount={digest}&from={from}");
@@ -108,6 +108,51 @@ async fn end_11_a_mount_takes_a_blob_over_or_opens_an_upload() {
     let missing = sha256(b"never pushed");
     let upload = registry.request("POST", &mount(&missing, "team/one"), &[], Body::empty()).await.expect(202, "mount what is not there");
     assert!(upload.header("location").contains("/blobs/uploads/"), "{upload:?}");
+    // That it is elsewhere is not said: the client named a repository, and that one does not have it.
+    let answer = registry.request("POST", &mount(&digest, "team/three"), &[], Body::empty()).await.expect(202, "mount from the wrong one");
+    assert_eq!(answer.header("docker-content-digest"), "");
+    registry.get(&format!("/v2/team/three/blobs/{digest}")).await.expect(404, "the wrong one still does not have it");
+}
+
+#[tokio::test]
+async fn end_11_a_mount_without_a_source_takes_the_blob_from_any_repository_that_has_it() {
+    let (_node, registry) = node().await;
+    let digest = registry.push_bytes("team/one", &Content::new(6, 100_000).bytes()).await;
+    let mount = |digest: &str| format!("/v2/team/two/blobs/uploads/?mount={digest}");
+    let mounted = registry.request("POST", &mount(&digest), &[], Body::empty()).await.expect(201, "mount");
+    assert_eq!(mounted.header("docker-content-digest"), digest);
+    registry.get(mounted.header("location")).await.expect(200, "pull from the address that the mount gave");
+    registry.request("POST", &mount(&sha256(b"never pushed")), &[], Body::empty()).await.expect(202, "mount what nobody has");
+    // Only links count, not what may lie on the disk still.
+    for repository in ["one", "two"] {
+        let path = format!("/v2/team/{repository}/blobs/{digest}");
+        registry.request("DELETE", &path, &[], Body::empty()).await.expect(202, "delete it");
+    }
+    registry.request("POST", &mount(&digest), &[], Body::empty()).await.expect(202, "mount what nobody has any more");
+}
+
+#[tokio::test]
+async fn s10_a_blob_is_not_readable_through_a_repository_that_never_linked_it() {
+    let (_node, registry) = node().await;
+    for size in [1000, 200_000] {
+        let bytes = Content::new(size, size).bytes();
+        let digest = registry.push_bytes("team/one", &bytes).await;
+        // Read once, so that it is in every cache that there may be.
+        registry.pull_blob("team/one", &digest).await.expect("pull");
+        for repository in ["team/two", "team", "team/one/more", "one"] {
+            let path = format!("/v2/{repository}/blobs/{digest}");
+            registry.get(&path).await.expect_error(404, "BLOB_UNKNOWN", &path);
+            registry.head(&path).await.expect(404, &path);
+            registry.request("GET", &path, &[("range", "bytes=0-0")], Body::empty()).await.expect(404, &path);
+            registry.request("DELETE", &path, &[], Body::empty()).await.expect(404, &path);
+        }
+        let path = format!("/v2/team/one/blobs/{digest}");
+        registry.request("DELETE", &path, &[], Body::empty()).await.expect(202, "delete it");
+        registry.get(&path).await.expect(404, "right after the delete");
+        registry.head(&path).await.expect(404, "right after the delete");
+        assert_eq!(registry.push_bytes("team/one", &bytes).await, digest, "and pushed again it is back");
+        registry.pull_blob("team/one", &digest).await.expect("pull again");
+    }
 }
 
 #[tokio::test]

@@ -20,7 +20,7 @@ async fn pages(registry: &Registry, path: &str, field: &str) -> Vec<Vec<String>>
 }
 
 #[tokio::test]
-async fn end_8_tags_come_sorted_and_in_pages() {
+async fn end_8a_8b_tags_come_sorted_and_in_pages() {
     let (_node, registry) = node().await;
     let image = Image::from_seed(1, &[10]);
     for tag in ["b", "a", "d", "C", "e", "0"] {
@@ -42,6 +42,32 @@ async fn end_8_tags_come_sorted_and_in_pages() {
     assert_eq!(after.concat(), all[0][3..]);
     registry.get("/v2/team/app/tags/list?n=0").await.expect(200, "a page of nothing");
     registry.get("/v2/team/none/tags/list").await.expect_error(404, "NAME_UNKNOWN", "tags of no repository");
+}
+
+#[tokio::test]
+async fn s12_a_page_of_many_tags_costs_a_page() {
+    let (node, registry) = node().await;
+    let image = Image::from_seed(4, &[10]);
+    registry.push_image("team/app", "first", &image).await;
+    let before = node.memory_peak_bytes();
+    // As many with each push as one may name.
+    for hundred in 0..50 {
+        let tags: Vec<_> = (0..100).map(|number| format!("tag=t{:04}", hundred * 100 + number)).collect();
+        let reference = format!("{}?{}", image.digest(), tags.join("&"));
+        registry.put_manifest("team/app", &reference, image.media_type(), image.manifest.clone()).await.expect(201, "push tags");
+    }
+    for (path, size) in
+        [("/v2/team/app/tags/list", 1000), ("/v2/team/app/tags/list?n=5000", 1000), ("/v2/team/app/tags/list?n=7&last=t4990", 7)]
+    {
+        let answer = registry.get(path).await.expect(200, path);
+        assert_eq!(answer.json()["tags"].as_array().map(Vec::len), Some(size), "{path}");
+        assert!(answer.header("link").contains("rel=\"next\""), "{path}");
+    }
+    let all = pages(&registry, "/v2/team/app/tags/list", "tags").await;
+    assert_eq!((all.len(), all.concat().len()), (6, 5001));
+    assert!(all.concat().is_sorted());
+    let grown = node.memory_peak_bytes() - before;
+    assert!(grown < 100 << 20, "{grown} bytes");
 }
 
 #[tokio::test]

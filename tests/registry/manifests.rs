@@ -4,7 +4,7 @@ use crate::node;
 use larder_harness::{Body, Image, Kind, sha256};
 
 #[tokio::test]
-async fn end_3_7_images_of_both_kinds_come_back_by_tag_and_by_digest() {
+async fn end_3_7a_images_of_both_kinds_come_back_by_tag_and_by_digest() {
     let (_node, registry) = node().await;
     for (kind, tag) in [(Kind::Oci, "oci"), (Kind::Docker, "docker")] {
         let image = Image::of_kind(kind, 1, &[1000, 200_000]);
@@ -19,7 +19,7 @@ async fn end_3_7_images_of_both_kinds_come_back_by_tag_and_by_digest() {
 }
 
 #[tokio::test]
-async fn end_7_an_index_and_its_images_come_back() {
+async fn end_7a_an_index_and_its_images_come_back() {
     let (_node, registry) = node().await;
     for (kind, tag) in [(Kind::Oci, "oci"), (Kind::Docker, "docker")] {
         let images = [Image::of_kind(kind, 2, &[500]), Image::of_kind(kind, 3, &[600])];
@@ -34,7 +34,7 @@ async fn end_7_an_index_and_its_images_come_back() {
 }
 
 #[tokio::test]
-async fn end_7_a_tag_moves_to_what_was_pushed_last() {
+async fn end_7a_a_tag_moves_to_what_was_pushed_last() {
     let (_node, registry) = node().await;
     let (first, second) = (Image::from_seed(4, &[100]), Image::from_seed(5, &[100]));
     registry.push_image("team/app", "latest", &first).await;
@@ -44,7 +44,7 @@ async fn end_7_a_tag_moves_to_what_was_pushed_last() {
 }
 
 #[tokio::test]
-async fn end_7_the_digest_of_the_address_must_be_that_of_the_manifest() {
+async fn end_7a_the_digest_of_the_address_must_be_that_of_the_manifest() {
     let (_node, registry) = node().await;
     let image = Image::from_seed(6, &[100]);
     registry.try_push_blobs("team/app", &image).await.expect("push the blobs");
@@ -55,7 +55,7 @@ async fn end_7_the_digest_of_the_address_must_be_that_of_the_manifest() {
 }
 
 #[tokio::test]
-async fn end_7_what_a_manifest_is_pushed_as_is_what_it_is_served_as_byte_for_byte() {
+async fn end_7a_what_a_manifest_is_pushed_as_is_what_it_is_served_as_byte_for_byte() {
     let (_node, registry) = node().await;
     let image = Image::from_seed(7, &[100]);
     registry.try_push_blobs("team/app", &image).await.expect("push the blobs");
@@ -64,6 +64,61 @@ async fn end_7_what_a_manifest_is_pushed_as_is_what_it_is_served_as_byte_for_byt
     registry.put_manifest("team/app", "spaced", image.media_type(), spaced.as_str()).await.expect(201, "push with spaces");
     let pulled = registry.pull_manifest("team/app", "spaced").await.expect(200, "pull with spaces");
     assert_eq!(pulled.body, spaced.as_bytes());
+}
+
+#[tokio::test]
+async fn end_7b_a_push_by_digest_may_name_tags_and_the_answer_says_which() {
+    let (_node, registry) = node().await;
+    let image = Image::from_seed(10, &[100]);
+    registry.try_push_blobs("team/app", &image).await.expect("push the blobs");
+    for digest in [image.digest(), larder_harness::content::sha512(&image.manifest)] {
+        let tags: Vec<String> = (0..12).map(|number| format!("{}-{number}", &digest[..6])).collect();
+        let query = tags.iter().map(|tag| format!("tag={tag}")).collect::<Vec<_>>().join("&");
+        let reference = format!("{digest}?{query}");
+        let answer = registry.put_manifest("team/app", &reference, image.media_type(), image.manifest.clone()).await.expect(201, "push");
+        assert_eq!(answer.header("docker-content-digest"), digest);
+        let named: Vec<_> = answer.headers.get_all("oci-tag").iter().flat_map(|value| value.to_str().expect("text").split(", ")).collect();
+        assert_eq!(named, tags);
+        for tag in &tags {
+            let head = registry.head(&format!("/v2/team/app/manifests/{tag}")).await.expect(200, tag);
+            assert_eq!(head.header("docker-content-digest"), digest);
+        }
+    }
+    // All of them or none.
+    for query in ["tag=good&tag=-bad-".to_owned(), format!("tag=good&{}", vec!["tag=t"; 100].join("&"))] {
+        let reference = format!("{}?{query}", image.digest());
+        let answer = registry.put_manifest("team/app", &reference, image.media_type(), image.manifest.clone()).await;
+        assert!(matches!(answer.status, 400 | 414), "{query}: {}", answer.status);
+        registry.get("/v2/team/app/manifests/good").await.expect(404, "a tag of a push that was refused");
+    }
+    let plain = registry.put_manifest("team/app", &image.digest(), image.media_type(), image.manifest.clone()).await;
+    assert_eq!(plain.expect(201, "without tags").header("oci-tag"), "");
+}
+
+#[tokio::test]
+async fn end_7a_a_push_replaces_only_what_its_client_has_seen_when_it_says_so() {
+    let (_node, registry) = node().await;
+    let images = [11, 12, 13].map(|seed| Image::from_seed(seed, &[100]));
+    for image in &images {
+        registry.try_push_blobs("team/app", image).await.expect("push the blobs");
+    }
+    let push = async |image: &Image, header: &str, value: &str| {
+        let headers = [("content-type", image.media_type()), (header, value)];
+        registry.request("PUT", "/v2/team/app/manifests/latest", &headers, image.manifest.clone()).await
+    };
+    let tag = |image: &Image| format!("\"{}\"", image.digest());
+    push(&images[0], "if-match", "*").await.expect_error(412, "DENIED", "replace what is not there");
+    push(&images[0], "if-none-match", "*").await.expect(201, "be the first");
+    let refused = push(&images[1], "if-none-match", "*").await.expect_error(412, "DENIED", "be the first again");
+    assert_eq!(refused.header("etag"), tag(&images[0]), "it says what stands");
+    push(&images[1], "if-match", &tag(&images[2])).await.expect_error(412, "DENIED", "replace another one");
+    registry.pull_image("team/app", "latest", &images[0]).await;
+    // Two have seen the same; one comes first.
+    let seen = tag(&images[0]);
+    let (one, two) = tokio::join!(push(&images[1], "if-match", &seen), push(&images[2], "if-match", &seen));
+    let mut statuses = [one.status, two.status];
+    statuses.sort();
+    assert_eq!(statuses, [201, 412]);
 }
 
 #[tokio::test]

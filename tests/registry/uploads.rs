@@ -28,6 +28,53 @@ async fn end_4a_5_6_every_way_to_push_a_blob_ends_in_the_same_blob() {
 }
 
 #[tokio::test]
+async fn end_4b_one_post_takes_a_blob_whole_in_both_algorithms() {
+    let (_node, registry) = node().await;
+    for size in [0, 1000, 300_000] {
+        let bytes = Content::new(size, size).bytes();
+        for digest in [sha256(&bytes), larder_harness::content::sha512(&bytes)] {
+            let path = with_digest("/v2/team/app/blobs/uploads/", &digest);
+            let answer = registry.request("POST", &path, &[], bytes.clone()).await.expect(201, "push at once");
+            assert_eq!(answer.header("docker-content-digest"), digest);
+            assert_eq!(registry.get(answer.header("location")).await.expect(200, "pull").body, bytes);
+        }
+    }
+}
+
+#[tokio::test]
+async fn end_4c_a_session_is_hashed_by_the_algorithm_that_it_was_opened_with() {
+    let (_node, registry) = node().await;
+    let bytes = Content::new(9, 200_000).bytes();
+    for (algorithm, digest) in [("sha256", sha256(&bytes)), ("sha512", larder_harness::content::sha512(&bytes))] {
+        let path = format!("/v2/team/app/blobs/uploads/?digest-algorithm={algorithm}");
+        let opened = registry.request("POST", &path, &[], Body::empty()).await.expect(202, "open a session");
+        let appended = append(&registry, opened.header("location"), "0-99999", bytes.slice(..100_000)).await.expect(202, "append");
+        let location = with_digest(appended.header("location"), &digest);
+        let done = registry.request("PUT", &location, &[], bytes.slice(100_000..)).await.expect(201, "finish");
+        assert_eq!(done.header("docker-content-digest"), digest);
+    }
+    for algorithm in ["md5", "SHA512", "", "sha512:"] {
+        let path = format!("/v2/team/app/blobs/uploads/?digest-algorithm={algorithm}");
+        registry.request("POST", &path, &[], Body::empty()).await.expect_error(400, "DIGEST_INVALID", &path);
+    }
+}
+
+#[tokio::test]
+async fn end_5_each_chunk_is_answered_with_where_the_session_stands() {
+    let (_node, registry) = node().await;
+    let mut location = registry.open_upload("team/app").await;
+    let bytes = Content::new(10, 5000).bytes();
+    for (at, end) in [(0, 1), (1, 1000), (1000, 5000)] {
+        let answer = append(&registry, &location, &format!("{at}-{}", end - 1), bytes.slice(at..end)).await.expect(202, "append");
+        assert_eq!(answer.header("range"), format!("0-{}", end - 1));
+        location = answer.header("location").to_owned();
+        // No chunk is too small here.
+        assert_eq!(answer.header("oci-chunk-min-length"), "");
+    }
+    registry.try_finish_upload(&location, &sha256(&bytes)).await.expect("finish");
+}
+
+#[tokio::test]
 async fn end_6_the_last_bytes_may_come_with_the_put() {
     let (_node, registry) = node().await;
     let bytes = Content::new(2, 100_000).bytes();

@@ -122,6 +122,7 @@ impl Office {
             (&Method::GET, "tags/history") => self.tag_history(&query).await,
             (&Method::POST, "tags/restore") => self.restore_tag(read(request).await?).await,
             (&Method::POST, "gc") => answer(self.operations.gc(read::<AskGc>(request).await?.dry_run).await?),
+            (&Method::POST, "scrub") => answer(self.operations.scrub().await?),
             (&Method::DELETE, "tags") => self.delete_tag(&query).await,
             (&Method::GET, "archive") => answer(self.operations.archive_status().await?),
             (&Method::POST, "archive/flush") => answer(json!({ "packs": self.operations.archive_flush().await? })),

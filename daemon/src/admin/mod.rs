@@ -56,6 +56,8 @@ pub trait Operations: Send + Sync + 'static {
     fn restore<'a>(&'a self, url: &'a str) -> BoxFuture<'a, anyhow::Result<archive::Restored>>;
     /// Does a round of garbage collection, or says what it would do.
     fn gc(&self, dry_run: bool) -> BoxFuture<'_, anyhow::Result<upkeep::Report>>;
+    /// Reads everything that is kept and compares it with what it was.
+    fn scrub(&self) -> BoxFuture<'_, anyhow::Result<upkeep::Scrubbed>>;
     /// Whether the node answers requests and its store is open. Does not block.
     fn ready(&self) -> bool;
 }

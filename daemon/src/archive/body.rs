@@ -5,23 +5,22 @@
 
 use std::fmt;
 use std::io;
-use std::os::unix::fs::FileExt;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 
 use bytes::Bytes;
 use http_body::{Frame, SizeHint};
-use larder_protocol::digest::Digest;
+use larder_protocol::digest::{CHUNK_SIZE, Digest};
 use larder_protocol::pack::Piece;
 use tokio::sync::mpsc;
 
 use crate::store::Content;
 
-/// Most bytes that are read from a file at a time.
-const PIECE_SIZE: u64 = 256 << 10;
+/// Most bytes that are handed on at a time.
+const PIECE_SIZE: usize = 256 << 10;
 /// Pieces that are read before the network has taken the one before.
-const PIECES_AHEAD: usize = 4;
+const PIECES_AHEAD: usize = 2;
 
 /// Opens a blob for reading.
 pub type OpenBlob = Arc<dyn Fn(&Digest) -> io::Result<Content> + Send + Sync>;
@@ -74,22 +73,21 @@ impl Body {
 
 /// Hands the bytes of a blob to `take`, in pieces. Blocks.
 pub fn read_blob(content: &Content, digest: &Digest, size: u64, take: &mut impl FnMut(Bytes) -> io::Result<()>) -> io::Result<()> {
-    let there = match content {
-        Content::Memory(bytes) => bytes.len() as u64,
-        Content::File { size, .. } => *size,
-    };
+    let there = content.size();
     if there != size {
         return Err(io::Error::new(io::ErrorKind::InvalidData, format!("blob {digest} has {there} bytes and not {size}")));
     }
     match content {
         Content::Memory(bytes) => take(bytes.clone()),
-        Content::File { file, .. } => {
-            let mut offset = 0;
-            while offset < size {
-                let mut piece = vec![0; PIECE_SIZE.min(size - offset) as usize];
-                file.read_exact_at(&mut piece, offset)?;
-                offset += piece.len() as u64;
-                take(piece.into())?;
+        Content::File(file) => {
+            for index in 0..size.div_ceil(CHUNK_SIZE) {
+                let mut chunk = vec![0; file.chunk_size(index)];
+                let wrong = |why| io::Error::new(io::ErrorKind::InvalidData, format!("blob {digest}: {why}"));
+                file.read_chunk(index, &mut chunk).map_err(wrong)?;
+                let mut chunk = Bytes::from(chunk);
+                while !chunk.is_empty() {
+                    take(chunk.split_to(chunk.len().min(PIECE_SIZE)))?;
+                }
             }
             Ok(())
         }
@@ -144,13 +142,15 @@ impl http_body::Body for Reading {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::store::BlobFile;
     use http_body_util::BodyExt;
+    use larder_protocol::digest::tree_hash;
     use std::io::Write;
 
     fn body(blob: Vec<u8>) -> (Body, Vec<u8>) {
         let mut file = tempfile::tempfile().expect("a file");
         file.write_all(&blob).expect("write");
-        let content = Content::File { file: Arc::new(file), size: blob.len() as u64 };
+        let content = Content::File(BlobFile::small(file, Digest::sha256(&blob), blob.len() as u64, tree_hash(&blob)));
         let pieces =
             vec![Piece::Bytes(Bytes::from_static(b"head")), Piece::Blob { digest: Digest::sha256(&blob), size: blob.len() as u64 }];
         (Body::new(pieces.into(), Arc::new(move |_| Ok(content.clone()))), [b"head", &blob[..]].concat())

@@ -72,6 +72,8 @@ async fn node(folder: &std::path::Path, seed: u8) -> Node {
         durability: Durability::Relaxed,
         max_clock_drift: Duration::from_secs(300),
         uploads_max: 16,
+        uploads_per_client_max: 16,
+        sparse_manifests: false,
         blob_size_max: 1 << 30,
         renew_after: Duration::from_secs(3600),
         immutable_tags: Vec::new(),
@@ -107,7 +109,7 @@ fn app() -> RepositoryName {
 /// Pushes an image of these blobs (the first is its config) under a tag, as a client does.
 fn push(store: &Store, tag: &str, blobs: &[&[u8]]) -> Digest {
     for bytes in blobs {
-        let mut upload = store.create_upload(&app(), Algorithm::Sha256).expect("a session");
+        let mut upload = store.create_upload(&app(), Algorithm::Sha256, "").expect("a session");
         upload.append(bytes).expect("append");
         upload.finish(Digest::sha256(bytes)).expect("finish");
     }

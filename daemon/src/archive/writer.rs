@@ -27,7 +27,7 @@ use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
 use crate::failpoint;
-use crate::store::{self, Commit, Store};
+use crate::store::{self, Commit, Content, Store};
 
 use super::body::{self, Body, OpenBlob};
 use super::bucket::{Bucket, Object};
@@ -442,25 +442,32 @@ impl Inner {
     async fn rotten(&self, ready: &Ready) -> Result<Vec<Digest>, Error> {
         let (pieces, open) = (ready.pieces.clone(), open_blob(self.store.clone()));
         let rotten = self.store.run(move |store| {
-            let mut rotten = Vec::new();
+            let (mut rotten, mut quarantined) = (Vec::new(), 0);
             for piece in pieces.iter() {
                 if let Piece::Blob { digest, size } = piece {
                     let mut crc = crc_fast::Digest::new(Crc64Nvme);
-                    let read = open(digest).and_then(|content| {
-                        body::read_blob(&content, digest, *size, &mut |bytes| {
+                    let content = open(digest);
+                    let read = content.as_ref().map_err(ToString::to_string).and_then(|content| {
+                        let mut add = |bytes: bytes::Bytes| {
                             crc.update(&bytes);
                             Ok(())
-                        })
+                        };
+                        body::read_blob(content, digest, *size, &mut add).map_err(|error| error.to_string())
                     });
+                    if let (Ok(Content::File(file)), Err(why)) = (&content, &read) {
+                        quarantined += u64::from(store.quarantine(digest, Some(file), why)?);
+                    }
                     let known = store.blob(digest)?.map(|link| link.crc64);
                     if read.is_err() || known != Some(crc.finalize()) {
                         rotten.push(*digest);
                     }
                 }
             }
-            Ok::<_, store::Error>(rotten)
+            Ok::<_, store::Error>((rotten, quarantined))
         });
-        Ok(rotten.await?)
+        let (rotten, quarantined) = rotten.await?;
+        self.metrics.quarantined_blobs.inc_by(quarantined);
+        Ok(rotten)
     }
 
     async fn save_ledger(&self) {

@@ -27,6 +27,7 @@ mod man;
 mod peers;
 mod repo;
 mod restore;
+mod scrub;
 mod serve;
 mod setup;
 mod status;
@@ -87,6 +88,8 @@ enum Command {
     Archive(archive::Archive),
     /// Collect garbage now, or say what would go
     Gc(gc::Gc),
+    /// Read everything on this disk and mend what is damaged
+    Scrub(scrub::Scrub),
     /// Bring a bucket's content back on a node that has none
     Restore(restore::Restore),
     /// Print or install the configuration of a client on this host
@@ -165,6 +168,7 @@ impl Command {
             Self::Tag(tag) => tag.run(client, out).await,
             Self::Archive(archive) => archive.run(client, out).await,
             Self::Gc(gc) => gc.run(client, out).await,
+            Self::Scrub(scrub) => scrub.run(client, out).await,
             Self::Restore(restore) => restore.run(client, out).await,
             Self::Serve(_) | Self::CheckConfig(_) | Self::Setup(_) | Self::Completions(_) | Self::Man(_) => {
                 unreachable!("these ask no daemon, and ran in `run`")

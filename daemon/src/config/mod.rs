@@ -76,6 +76,8 @@ pub struct Config {
     pub registry: Registry,
     /// What nothing needs any more.
     pub gc: Gc,
+    /// Rereading what is kept.
+    pub scrub: Scrub,
     /// Which tags go by themselves.
     pub retention: Vec<Retention>,
     /// Other nodes.
@@ -149,8 +151,12 @@ pub struct Registry {
     pub blob_size_max: u64,
     /// Most upload sessions at a time.
     pub uploads_max: usize,
+    /// Most of them that one client address began.
+    pub uploads_per_client_max: usize,
     /// Sessions without progress for so long are dropped.
     pub upload_age_max: Duration,
+    /// Manifests may name what is not there.
+    pub sparse_manifests: bool,
     /// Tags that keep the manifest they were first given.
     pub immutable_tags: Vec<Pattern>,
 }
@@ -164,6 +170,15 @@ pub struct Gc {
     pub grace: Duration,
     /// How long the bytes then stay in the trash.
     pub trash: Duration,
+}
+
+/// `[scrub]`
+#[derive(Clone, Debug)]
+pub struct Scrub {
+    /// How often everything is read once; zero: only when it is asked for.
+    pub cycle: Duration,
+    /// Bytes a second.
+    pub rate: u64,
 }
 
 impl Gc {
@@ -245,10 +260,13 @@ impl Default for Config {
                 manifest_size_max: 4 * MIB,
                 blob_size_max: 64 * 1024 * MIB,
                 uploads_max: 1024,
+                uploads_per_client_max: 256,
                 upload_age_max: DAY,
+                sparse_manifests: false,
                 immutable_tags: Vec::new(),
             },
             gc: Gc { period: Duration::from_secs(60 * 60), grace: DAY, trash: DAY },
+            scrub: Scrub { cycle: 30 * DAY, rate: 16 * MIB },
             retention: Vec::new(),
             peers: Peers { listen, advertise: vec![listen.to_string()], replicas: 2, max_clock_drift: Duration::from_secs(5 * 60) },
             archive: Archive {

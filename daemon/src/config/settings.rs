@@ -74,11 +74,15 @@ pub(super) const SETTINGS: &[Setting] = settings! {
     "registry.manifest_size_max" => |draft, value| draft.config.registry.manifest_size_max = value.size(1024, 16 * MIB)?;
     "registry.blob_size_max" => |draft, value| draft.config.registry.blob_size_max = value.size(1024, 16 * MIB * MIB)?;
     "registry.uploads_max" => |draft, value| draft.config.registry.uploads_max = value.number(1, 1_000_000)?;
+    "registry.uploads_per_client_max" => |draft, value| draft.config.registry.uploads_per_client_max = value.number(1, 1_000_000)?;
     "registry.upload_age_max" => |draft, value| draft.config.registry.upload_age_max = value.duration("1s", "30d")?;
+    "registry.sparse_manifests" => |draft, value| draft.config.registry.sparse_manifests = value.boolean()?;
     "registry.immutable_tags" => |draft, value| draft.config.registry.immutable_tags = patterns(value)?;
     "gc.period" => |draft, value| draft.config.gc.period = value.duration("0s", "365d")?;
     "gc.grace" => |draft, value| draft.config.gc.grace = value.duration("1s", "365d")?;
     "gc.trash" => |draft, value| draft.config.gc.trash = value.duration("0s", "365d")?;
+    "scrub.cycle" => |draft, value| draft.config.scrub.cycle = value.duration("0s", "3650d")?;
+    "scrub.rate" => |draft, value| draft.config.scrub.rate = value.size(64 << 10, 1 << 40)?;
     "peers.listen" => |draft, value| draft.config.peers.listen = value.address()?;
     "peers.advertise" => |draft, value| draft.config.peers.advertise = advertise(value)?;
     "peers.replicas" => |draft, value| draft.config.peers.replicas = value.number(1, 9)?;

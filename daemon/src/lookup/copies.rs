@@ -24,6 +24,8 @@ const WAITING: &str = "copies/waiting/";
 const BATCH: usize = 1000;
 /// Blobs fetched at a time.
 const FETCHES: usize = 4;
+/// Lost blobs that are looked for in one round.
+const LOST_RETRIED_MAX: usize = 100;
 /// How often what could not be had is tried again, and cursors are written.
 const PAUSE: Duration = Duration::from_secs(10);
 
@@ -83,6 +85,7 @@ impl Work {
         if retry {
             let waiting: Vec<_> = self.waiting.iter().map(|(digest, link)| (*digest, *link)).collect();
             self.fetch(lookup, waiting).await;
+            bring_back(lookup).await?;
         }
         for (origin, known) in lookup.store.vector().iter() {
             while let Some(links) = self.read(lookup, origin, known).await? {
@@ -135,6 +138,28 @@ impl Work {
         lookup.store.run(move |store| store.commit(Commit { settings, ..Commit::default() })).await?;
         Ok(())
     }
+}
+
+/// Looks elsewhere for blobs that were damaged and put aside; those that no repository has any more are forgotten.
+async fn bring_back(lookup: &Lookup) -> Result<(), store::Error> {
+    let lost = lookup.store.run(|store| store.lost(None, LOST_RETRIED_MAX)).await?;
+    for digest in lost.iter().map(|lost| lost.digest) {
+        let link = lookup.store.run(move |store| {
+            let Some(repository) = store.repositories_linking(&digest, 1)?.pop() else {
+                store.give_up(&digest)?;
+                return Ok(None);
+            };
+            store.link(&repository, &digest)
+        });
+        let Some(link) = link.await? else { continue };
+        match lookup.ensure(digest, link).await {
+            Ok(()) => tracing::info!(%digest, "a blob that was damaged is here again"),
+            Err(error) => tracing::debug!(%digest, %error, "a blob that was damaged is not to be had now"),
+        }
+    }
+    let left = lookup.store.run(|store| store.lost(None, LOST_RETRIED_MAX)).await?;
+    lookup.metrics.lost_blobs.set(i64::try_from(left.len()).unwrap_or(i64::MAX));
+    Ok(())
 }
 
 fn linked(numbered: Numbered) -> Option<(Digest, Link)> {

@@ -7,6 +7,7 @@
 //!
 //! - A search goes on when the client that began it leaves: others may follow it, and the next pull finds the blob here.
 //! - Nobody gets the last byte of a blob before its digest was checked (the store holds it back).
+//! - A blob that turns out to be damaged is put aside, and from then on it is one that is not on this disk.
 //! - `searches` is a lock over the searches under way; it is never held across an await.
 //! - A crash leaves a staged file, which the store's next start removes.
 //!
@@ -21,7 +22,7 @@ use tokio::sync::watch;
 
 use crate::archive::{self, Archive};
 use crate::peers::{self, Peers};
-use crate::store::{self, Content, StagedReader, Staging, Store};
+use crate::store::{self, BlobFile, Content, StagedReader, Staging, Store};
 use crate::tasks::Tasks;
 use crate::telemetry::{KindLabel, Metrics};
 
@@ -95,11 +96,11 @@ impl Lookup {
     /// - `Store`: this disk can't take it.
     pub async fn open(&self, digest: Digest, link: Link) -> Result<Opened, Error> {
         loop {
-            if let Some(content) = self.here(&digest)? {
+            if let Some(content) = self.here(&digest).await? {
                 self.store.touch(digest);
                 return Ok(Opened::Here(content));
             }
-            let Some(mut search) = self.search(digest, link)? else { continue };
+            let Some(mut search) = self.search(digest, link) else { continue };
             let reader = match settled(&mut search, |search| !matches!(search, Search::Looking)).await {
                 Search::Coming(reader) => reader,
                 Search::Failed(error) => return Err(error),
@@ -120,8 +121,8 @@ impl Lookup {
     /// # Errors
     /// As [`Lookup::open`].
     pub async fn ensure(&self, digest: Digest, link: Link) -> Result<(), Error> {
-        while self.here(&digest)?.is_none() {
-            let Some(mut search) = self.search(digest, link)? else { break };
+        while self.here(&digest).await?.is_none() {
+            let Some(mut search) = self.search(digest, link) else { break };
             if let Search::Failed(error) = settled(&mut search, Search::has_ended).await {
                 return Err(error);
             }
@@ -129,19 +130,44 @@ impl Lookup {
         Ok(())
     }
 
-    fn here(&self, digest: &Digest) -> Result<Option<Content>, Error> {
-        self.store.open_blob(digest).map_err(|source| Error::Store { digest: *digest, source: Arc::new(source) })
+    /// Goes on after a blob's file turned out to be damaged: it is put aside, and had from elsewhere.
+    ///
+    /// # Errors
+    /// As [`Lookup::open`].
+    pub async fn heal(&self, link: Link, file: BlobFile, why: String) -> Result<Opened, Error> {
+        let digest = *file.digest();
+        self.put_aside(digest, Some(file), why).await?;
+        self.open(digest, link).await
+    }
+
+    async fn here(&self, digest: &Digest) -> Result<Option<Content>, Error> {
+        match self.store.open_blob(digest) {
+            // F8: nobody gets it; what is asked for next is a blob that is not here.
+            Err(error @ store::Error::Damaged { .. }) => {
+                self.put_aside(*digest, None, error.to_string()).await?;
+                self.store.open_blob(digest)
+            }
+            opened => opened,
+        }
+        .map_err(|source| Error::Store { digest: *digest, source: Arc::new(source) })
+    }
+
+    async fn put_aside(&self, digest: Digest, file: Option<BlobFile>, why: String) -> Result<(), Error> {
+        let put_aside = self.store.run(move |store| store.quarantine(&digest, file.as_ref(), &why)).await;
+        let put_aside = put_aside.map_err(|source| Error::Store { digest, source: Arc::new(source) })?;
+        self.metrics.quarantined_blobs.inc_by(u64::from(put_aside));
+        Ok(())
     }
 
     /// Joins the search for a digest, or begins it; `None` when the blob has just come in.
-    fn search(&self, digest: Digest, link: Link) -> Result<Option<watch::Receiver<Search>>, Error> {
+    fn search(&self, digest: Digest, link: Link) -> Option<watch::Receiver<Search>> {
         let mut searches = self.searches.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(search) = searches.get(&digest) {
-            return Ok(Some(search.clone()));
+            return Some(search.clone());
         }
         // ORDER: a search commits its blob before it leaves the map, so asking again under the lock finds what ended just now.
-        if self.here(&digest)?.is_some() {
-            return Ok(None);
+        if matches!(self.store.open_blob(&digest), Ok(Some(_))) {
+            return None;
         }
         let (state, search) = watch::channel(Search::Looking);
         searches.insert(digest, search.clone());
@@ -155,7 +181,7 @@ impl Lookup {
             lookup.searches.lock().unwrap_or_else(PoisonError::into_inner).remove(&digest);
             state.send_replace(ended);
         });
-        Ok(Some(search))
+        Some(search)
     }
 
     /// Climbs the ladder until the blob is whole, then commits it.

@@ -12,6 +12,7 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use anyhow::Context;
+use futures_util::future::BoxFuture;
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
 
@@ -24,7 +25,7 @@ use crate::registry;
 use crate::store::{self, DataFolder, Store};
 use crate::tasks::Tasks;
 use crate::telemetry::Metrics;
-use crate::upkeep::{Evictor, Gc};
+use crate::upkeep::{Evictor, Gc, Scrub};
 
 mod operations;
 
@@ -86,6 +87,13 @@ impl Node {
         tasks.core("upkeep", gc.clone().run(tasks.stopping()));
         let places = Arc::new(Places { peers: peers.clone(), archive: archive.clone() });
         let evictor = Evictor::new(store.clone(), config.store.pins.clone(), places, Arc::clone(&metrics));
+        let healing = lookup.clone();
+        let heal = Arc::new(move |digest, link| -> BoxFuture<'static, bool> {
+            let lookup = healing.clone();
+            Box::pin(async move { lookup.ensure(digest, link).await.is_ok() })
+        });
+        let scrub = Scrub::new(&config, store.clone(), heal, Arc::clone(&metrics));
+        tasks.core("scrub", scrub.clone().run(tasks.stopping()));
         tasks.core("eviction", evictor.run(tasks.stopping()));
 
         let listen = config.http.listen;
@@ -93,7 +101,7 @@ impl Node {
             .await
             .with_context(|| format!("listen on {listen}; stop the program that has the port, or choose another with --listen"))?;
         let ready = Arc::new(AtomicBool::new(true));
-        let operations = Arc::new(NodeOperations::new(peers.clone(), archive, gc, Arc::clone(&ready)));
+        let operations = Arc::new(NodeOperations::new(peers.clone(), archive, gc, scrub, Arc::clone(&ready)));
         let about = admin::About { node: identity.node(), name: config.node.name.clone(), zone: config.node.zone.clone() };
         let socket = config.data_dir.join("larder.sock");
         admin::start(&socket, about, store.clone(), operations.clone(), &tasks)
@@ -132,7 +140,9 @@ async fn open_store(config: &Config) -> anyhow::Result<(Arc<Identity>, Store)> {
             durability,
             max_clock_drift,
             uploads_max: registry.uploads_max,
+            uploads_per_client_max: registry.uploads_per_client_max,
             blob_size_max: registry.blob_size_max,
+            sparse_manifests: registry.sparse_manifests,
             renew_after,
             immutable_tags: registry.immutable_tags,
             space,

@@ -11,19 +11,20 @@ use larder_protocol::digest::Digest;
 use crate::admin::Operations;
 use crate::archive::{self, Archive};
 use crate::peers::{Joined, PeerStatus, Peers};
-use crate::upkeep::{self, Elsewhere, Gc, Surroundings};
+use crate::upkeep::{self, Elsewhere, Gc, Scrub, Surroundings};
 
 /// Hands `admin` what the rooms offer, without letting it know the rooms.
 pub(super) struct NodeOperations {
     peers: Peers,
     archive: Archive,
     gc: Gc,
+    scrub: Scrub,
     ready: Arc<AtomicBool>,
 }
 
 impl NodeOperations {
-    pub(super) fn new(peers: Peers, archive: Archive, gc: Gc, ready: Arc<AtomicBool>) -> Self {
-        Self { peers, archive, gc, ready }
+    pub(super) fn new(peers: Peers, archive: Archive, gc: Gc, scrub: Scrub, ready: Arc<AtomicBool>) -> Self {
+        Self { peers, archive, gc, scrub, ready }
     }
 }
 
@@ -70,6 +71,10 @@ impl Operations for NodeOperations {
 
     fn gc(&self, dry_run: bool) -> BoxFuture<'_, Result<upkeep::Report>> {
         Box::pin(async move { self.gc.collect(dry_run).await.context("collect garbage") })
+    }
+
+    fn scrub(&self) -> BoxFuture<'_, Result<upkeep::Scrubbed>> {
+        Box::pin(async move { self.scrub.pass().await.context("read everything that is kept") })
     }
 
     fn ready(&self) -> bool {

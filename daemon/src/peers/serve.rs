@@ -1,6 +1,5 @@
 //! Answering what peers ask. Members only: strangers may join, and nothing else.
 
-use std::os::unix::fs::FileExt;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -14,12 +13,10 @@ use super::endpoint::{Sender, Stream};
 use super::error::{Error, Result};
 use super::exchange;
 use super::links::Link;
-use crate::store::{self, Content, Store};
+use crate::store::{self, Content};
 
 /// How long a stream's request may take to come.
 const REQUEST: Duration = Duration::from_secs(10);
-/// Bytes read from the disk at a time.
-const PIECE: u64 = 256 << 10;
 
 /// Answers one stream of a member.
 pub(super) async fn answer(inner: &Inner, link: &Arc<Link>, mut stream: Stream) -> Result<()> {
@@ -70,10 +67,7 @@ async fn content(inner: &Inner, send: &mut Sender, read: Read) -> Result<()> {
             return refuse(send, Refusal::FAILED).await;
         }
     };
-    let size = match &content {
-        Content::Memory(bytes) => bytes.len() as u64,
-        Content::File { size, .. } => *size,
-    };
+    let size = content.size();
     let Some(end) = read.offset.checked_add(read.length).filter(|end| *end <= size) else {
         return refuse(send, Refusal::NOT_HERE).await;
     };
@@ -82,7 +76,7 @@ async fn content(inner: &Inner, send: &mut Sender, read: Read) -> Result<()> {
     send.message(&Answer::Read { length: read.length }).await?;
     let mut offset = read.offset;
     while offset < end {
-        let piece = piece(&inner.store, &content, offset, PIECE.min(end - offset)).await?;
+        let piece = piece(inner, &content, offset, end).await?;
         offset += piece.len() as u64;
         inner.metrics.served_bytes.inc_by(piece.len() as u64);
         send.raw(piece).await?;
@@ -91,16 +85,26 @@ async fn content(inner: &Inner, send: &mut Sender, read: Read) -> Result<()> {
     Ok(())
 }
 
-async fn piece(store: &Store, content: &Content, offset: u64, length: u64) -> Result<Bytes> {
+/// Some bytes from `offset` on, checked with the whole MiB that they lie in; at least one.
+async fn piece(inner: &Inner, content: &Content, offset: u64, end: u64) -> Result<Bytes> {
     match content {
-        Content::Memory(bytes) => Ok(bytes.slice(offset as usize..(offset + length) as usize)),
-        Content::File { file, .. } => {
-            let file = Arc::clone(file);
-            let read = store.run(move |_| {
-                let mut bytes = vec![0; length as usize];
-                file.read_exact_at(&mut bytes, offset).map(|()| Bytes::from(bytes))
+        Content::Memory(bytes) => Ok(bytes.slice(offset as usize..end as usize)),
+        Content::File(file) => {
+            let (file, index) = (file.clone(), offset / CHUNK_SIZE);
+            let read = inner.store.run(move |store| {
+                let mut chunk = vec![0; file.chunk_size(index)];
+                let read = file.read_chunk(index, &mut chunk);
+                let put_aside = match &read {
+                    Ok(()) => false,
+                    Err(why) => store.quarantine(file.digest(), Some(&file), why)?,
+                };
+                Ok::<_, store::Error>((read.map(|()| Bytes::from(chunk)), put_aside))
             });
-            read.await.map_err(|source| store::Error::Io { doing: "read a blob for a peer in", path: "blobs".into(), source }.into())
+            let (chunk, put_aside) = read.await?;
+            inner.metrics.quarantined_blobs.inc_by(u64::from(put_aside));
+            let damaged = |detail| store::Error::Damaged { what: "a blob that a peer asked for".to_owned(), detail };
+            let (chunk, start) = (chunk.map_err(damaged)?, index * CHUNK_SIZE);
+            Ok(chunk.slice((offset - start) as usize..(end - start).min(chunk.len() as u64) as usize))
         }
     }
 }

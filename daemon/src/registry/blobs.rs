@@ -1,12 +1,14 @@
 //! Pulling, checking and deleting blobs. Every one of them begins at the repository's own link (I8).
 
+use std::sync::Arc;
+
 use http::{HeaderMap, HeaderValue, Response, StatusCode, header};
 use http_body_util::BodyExt;
 use larder_protocol::digest::Digest;
 use larder_protocol::name::RepositoryName;
 use larder_protocol::record::Link;
 
-use super::body::Outflow;
+use super::body::{Heal, Outflow};
 use super::error::Error;
 use super::range::{Wanted, wanted};
 use super::{Body, Front, empty, has_already, set, set_digest, text};
@@ -45,7 +47,8 @@ impl Front {
         let opened = self.lookup.open(digest, link).await?;
         let part = format!("bytes {}-{}/{}", range.start, range.end.saturating_sub(1), link.size);
         let size = range.end - range.start;
-        let mut response = Response::new(Outflow::new(opened, digest, range, self.metrics.http_sent_bytes.clone()).boxed());
+        let mut response =
+            Response::new(Outflow::new(opened, digest, range, self.metrics.http_sent_bytes.clone(), self.healing(link)).boxed());
         *response.status_mut() = status;
         describe(&mut response, &digest);
         set(&mut response, header::CONTENT_LENGTH, size);
@@ -61,6 +64,15 @@ impl Front {
             return Err(Error::BlobUnknown { digest });
         }
         Ok(empty(StatusCode::ACCEPTED))
+    }
+
+    /// Where a download goes on when the blob's file here turns out to be damaged.
+    fn healing(&self, link: Link) -> Heal {
+        let lookup = self.lookup.clone();
+        Arc::new(move |file, why| {
+            let lookup = lookup.clone();
+            Box::pin(async move { lookup.heal(link, file, why).await.map_err(std::io::Error::other) })
+        })
     }
 
     async fn link(&self, repository: RepositoryName, digest: Digest) -> Result<Link, Error> {

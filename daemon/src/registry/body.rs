@@ -6,33 +6,32 @@
 //! - **In**: [`Inflow`] gathers frames into batches and watches the clock: a client must bring [`PROGRESS_MIN`] bytes in each
 //!   `http.idle_timeout` (S18). What a refused request still has to send is read and thrown away for a moment, while the answer
 //!   is already on its way: a connection that is closed with unread bytes in it takes the answer with it.
-//! - **Out**: [`Outflow`] reads files with `preadv2(RWF_NOWAIT)`, on the spot when the pages are in memory, on a blocking thread
-//!   when they are not. It ends cleanly after the announced bytes and in no other way: a read that fails or ends early
+//! - **Out**: [`Outflow`] reads files MiB by MiB and checks each before any of it is sent, on the spot when the pages are in
+//!   memory (`preadv2(RWF_NOWAIT)`), on a blocking thread when they are not. When a MiB is damaged, it goes on from elsewhere.
+//!   It ends cleanly after the announced bytes and in no other way: a read that fails or ends early
 //!   breaks the connection, so that no client takes a part for the whole (I2).
 
-use std::fs::File;
-use std::future::Future;
 use std::io::{self, IoSliceMut};
 use std::ops::Range;
-use std::os::unix::fs::FileExt;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
+use futures_util::future::BoxFuture;
 use http_body_util::{BodyExt, Full};
 use hyper::body::{Body as HttpBody, Frame, Incoming, SizeHint};
-use larder_protocol::digest::Digest;
+use larder_protocol::digest::{CHUNK_SIZE, Digest};
 use prometheus_client::metrics::counter::Counter;
-use rustix::io::{Errno, ReadWriteFlags, preadv2};
+use rustix::io::{ReadWriteFlags, preadv2};
 use tokio::time::{Instant, timeout, timeout_at};
 use tokio_util::sync::ReusableBoxFuture;
 
 use super::Body;
 use super::error::Error;
 use crate::lookup::Opened;
-use crate::store::{self, Content, StagedReader};
+use crate::store::{self, BlobFile, Content, StagedReader};
 
 /// Bytes that are gathered before they are written: one hop to a blocking thread for so many.
 pub(super) const BATCH_SIZE: usize = 512 << 10;
@@ -41,10 +40,12 @@ const PROGRESS_MIN: usize = 1 << 10;
 /// Most bytes of a refused body that are read and thrown away, and for how long.
 const DRAIN_SIZE_MAX: u64 = 16 << 20;
 const DRAIN_TIME_MAX: Duration = Duration::from_secs(5);
-/// Bytes of one read of a blob.
+/// Most bytes that are handed to the connection at a time.
 const READ_SIZE: usize = 256 << 10;
-/// Read buffers of one download that may be on their way at a time.
+/// Chunks of one download that may be on their way at a time.
 const READ_BUFFERS: usize = 2;
+/// How often in a row a read may be turned to another place.
+const HEALS_MAX: usize = 2;
 
 /// A body that is in memory.
 pub(super) fn whole(bytes: Bytes) -> Body {
@@ -139,6 +140,9 @@ where
     }
 }
 
+/// Has a blob from elsewhere, when its file here turned out to be damaged, and for which reason.
+pub(super) type Heal = Arc<dyn Fn(BlobFile, String) -> BoxFuture<'static, io::Result<Opened>> + Send + Sync>;
+
 /// A part of a blob, on its way to a client.
 pub(super) struct Outflow {
     source: Source,
@@ -146,13 +150,16 @@ pub(super) struct Outflow {
     /// What is still to be sent.
     left: Range<u64>,
     sent: Counter,
+    heal: Heal,
     reading: Option<ReusableBoxFuture<'static, io::Result<Piece>>>,
 }
 
 enum Source {
     Memory(Bytes),
     File {
-        file: Arc<File>,
+        file: BlobFile,
+        /// The chunk that was read and checked last.
+        chunk: Option<(u64, Bytes)>,
         buffers: Buffers,
     },
     Coming(StagedReader),
@@ -163,48 +170,99 @@ enum Source {
 /// What a read gives: the bytes, and the source for the next one.
 type Piece = (Source, Bytes);
 
+impl Source {
+    fn new(opened: Opened) -> Self {
+        match opened {
+            Opened::Here(Content::Memory(bytes)) => Source::Memory(bytes),
+            Opened::Here(Content::File(file)) => Source::File { file, chunk: None, buffers: Buffers::default() },
+            Opened::Coming(reader) => Source::Coming(reader),
+        }
+    }
+}
+
 impl Outflow {
     /// Sends `range` of a blob, which must lie within it.
-    pub(super) fn new(opened: Opened, digest: Digest, range: Range<u64>, sent: Counter) -> Self {
-        let source = match opened {
-            Opened::Here(Content::Memory(bytes)) => Source::Memory(bytes),
-            Opened::Here(Content::File { file, size: _ }) => Source::File { file, buffers: Buffers::default() },
-            Opened::Coming(reader) => Source::Coming(reader),
-        };
-        Self { source, digest, left: range, sent, reading: None }
+    pub(super) fn new(opened: Opened, digest: Digest, range: Range<u64>, sent: Counter, heal: Heal) -> Self {
+        Self { source: Source::new(opened), digest, left: range, sent, heal, reading: None }
     }
 
     /// The bytes that can be had at once, or the read that brings them.
-    fn read(&mut self) -> Result<Bytes, Pin<Box<dyn Future<Output = io::Result<Piece>> + Send>>> {
-        let (offset, limit) = (self.left.start, READ_SIZE.min(usize::try_from(self.left.end - self.left.start).unwrap_or(READ_SIZE)));
-        match std::mem::replace(&mut self.source, Source::Away) {
+    fn read(&mut self) -> Result<Bytes, BoxFuture<'static, io::Result<Piece>>> {
+        let left = self.left.clone();
+        let source = match std::mem::replace(&mut self.source, Source::Away) {
             Source::Memory(bytes) => {
-                let end = bytes.len().min(usize::try_from(self.left.end).unwrap_or(usize::MAX));
-                let piece = bytes.slice(end.min(offset as usize)..end);
+                let piece = of_memory(&bytes, &left);
                 self.source = Source::Memory(bytes);
-                Ok(piece)
+                return Ok(piece);
             }
-            Source::File { file, mut buffers } => match buffers.read(&file, offset, limit, Patience::None) {
-                Ok(piece) => {
-                    self.source = Source::File { file, buffers };
-                    Ok(piece)
+            Source::File { file, mut chunk, mut buffers } => {
+                let index = left.start / CHUNK_SIZE;
+                if chunk.as_ref().is_none_or(|(at, _)| *at != index) {
+                    chunk = buffers.read_at_once(&file, index).map(|bytes| (index, bytes));
                 }
-                // Not in memory, or a file system that can't say; the blocking read tells which errors are real.
-                Err(_) => Err(Box::pin(async move {
-                    let read = tokio::task::spawn_blocking(move || {
-                        let piece = buffers.read(&file, offset, limit, Patience::Disk)?;
-                        Ok((Source::File { file, buffers }, piece))
-                    });
-                    read.await.map_err(io::Error::other)?
-                })),
-            },
-            Source::Coming(mut reader) => Err(Box::pin(async move {
-                let piece = reader.read(offset, limit).await.map_err(broken)?;
-                Ok((Source::Coming(reader), piece))
-            })),
-            Source::Away => Err(Box::pin(std::future::ready(Err(io::Error::other("read on after a failed read"))))),
+                if let Some((_, bytes)) = &chunk {
+                    let piece = of_chunk(index, bytes, &left);
+                    self.source = Source::File { file, chunk, buffers };
+                    return Ok(piece);
+                }
+                Source::File { file, chunk, buffers }
+            }
+            slow => slow,
+        };
+        Err(Box::pin(read_on(source, left, Arc::clone(&self.heal))))
+    }
+}
+
+/// Reads on where it takes time: from a disk, from a blob that is on its way, from elsewhere.
+async fn read_on(mut source: Source, left: Range<u64>, heal: Heal) -> io::Result<Piece> {
+    let mut healed = 0;
+    loop {
+        match source {
+            Source::Memory(bytes) => {
+                let piece = of_memory(&bytes, &left);
+                return Ok((Source::Memory(bytes), piece));
+            }
+            Source::File { file, mut buffers, .. } => {
+                let index = left.start / CHUNK_SIZE;
+                let read = tokio::task::spawn_blocking(move || {
+                    let read = buffers.read(&file, index);
+                    (file, buffers, read)
+                });
+                let (file, buffers, read) = read.await.map_err(io::Error::other)?;
+                match read {
+                    Ok(bytes) => {
+                        let piece = of_chunk(index, &bytes, &left);
+                        return Ok((Source::File { file, chunk: Some((index, bytes)), buffers }, piece));
+                    }
+                    // F7, F8: the client gets the rest from where it is right.
+                    Err(why) if healed < HEALS_MAX => {
+                        healed += 1;
+                        source = Source::new(heal(file, why).await?);
+                    }
+                    Err(why) => return Err(io::Error::new(io::ErrorKind::InvalidData, why)),
+                }
+            }
+            Source::Coming(mut reader) => {
+                let limit = READ_SIZE.min(usize::try_from(left.end - left.start).unwrap_or(READ_SIZE));
+                let piece = reader.read(left.start, limit).await.map_err(broken)?;
+                return Ok((Source::Coming(reader), piece));
+            }
+            Source::Away => return Err(io::Error::other("read on after a failed read")),
         }
     }
+}
+
+fn of_memory(bytes: &Bytes, left: &Range<u64>) -> Bytes {
+    let end = bytes.len().min(usize::try_from(left.end).unwrap_or(usize::MAX));
+    bytes.slice(end.min(usize::try_from(left.start).unwrap_or(usize::MAX))..end)
+}
+
+/// The next bytes of what is left, out of chunk `index`, which holds the first of them.
+fn of_chunk(index: u64, chunk: &Bytes, left: &Range<u64>) -> Bytes {
+    let start = index * CHUNK_SIZE;
+    let end = (left.end - start).min(chunk.len() as u64) as usize;
+    let from = ((left.start - start) as usize).min(end);
+    chunk.slice(from..end.min(from + READ_SIZE))
 }
 
 fn broken(error: store::Error) -> io::Error {
@@ -262,13 +320,6 @@ impl HttpBody for Outflow {
     }
 }
 
-/// Whether a read may wait for the disk.
-#[derive(Clone, Copy)]
-enum Patience {
-    None,
-    Disk,
-}
-
 /// Read buffers that are used again once the connection has let go of them.
 #[derive(Default)]
 struct Buffers(Vec<Arc<Vec<u8>>>);
@@ -282,26 +333,36 @@ impl AsRef<[u8]> for Shared {
 }
 
 impl Buffers {
-    fn read(&mut self, file: &File, offset: u64, limit: usize, patience: Patience) -> io::Result<Bytes> {
-        let mut buffer = match self.0.iter().position(|buffer| Arc::strong_count(buffer) == 1) {
+    /// Chunk `index`, checked, when its pages are in memory. Otherwise, and when anything is wrong with it, nothing: the read
+    /// that waits tells what is real.
+    fn read_at_once(&mut self, file: &BlobFile, index: u64) -> Option<Bytes> {
+        let mut buffer = self.take(file.chunk_size(index));
+        let space = Arc::get_mut(&mut buffer).expect("a buffer that nobody else has");
+        let read = preadv2(&**file.file(), &mut [IoSliceMut::new(space)], index * CHUNK_SIZE, ReadWriteFlags::NOWAIT);
+        let whole = read.is_ok_and(|count| count == space.len()) && file.holds(index, space);
+        self.give(buffer, whole)
+    }
+
+    /// Chunk `index`, checked. Blocks.
+    fn read(&mut self, file: &BlobFile, index: u64) -> Result<Bytes, String> {
+        let mut buffer = self.take(file.chunk_size(index));
+        let read = file.read_chunk(index, Arc::get_mut(&mut buffer).expect("a buffer that nobody else has"));
+        let bytes = self.give(buffer, read.is_ok());
+        read.map(|()| bytes.expect("it was read"))
+    }
+
+    fn take(&mut self, size: usize) -> Arc<Vec<u8>> {
+        match self.0.iter().position(|buffer| Arc::strong_count(buffer) == 1 && buffer.len() == size) {
             Some(free) => self.0.swap_remove(free),
-            None => Arc::new(vec![0; READ_SIZE]),
-        };
-        let space = &mut Arc::get_mut(&mut buffer).expect("a new buffer, or one that nobody else has")[..limit];
-        let count = loop {
-            let read = match patience {
-                Patience::None => preadv2(file, &mut [IoSliceMut::new(space)], offset, ReadWriteFlags::NOWAIT).map_err(io::Error::from),
-                Patience::Disk => file.read_at(space, offset),
-            };
-            match read {
-                Err(error) if error.raw_os_error() == Some(Errno::INTR.raw_os_error()) => {}
-                other => break other,
-            }
-        };
-        if self.0.len() < READ_BUFFERS {
-            self.0.push(buffer.clone());
+            None => Arc::new(vec![0; size]),
         }
-        Ok(Bytes::from_owner(Shared(buffer)).slice(..count?))
+    }
+
+    fn give(&mut self, buffer: Arc<Vec<u8>>, filled: bool) -> Option<Bytes> {
+        if self.0.len() < READ_BUFFERS {
+            self.0.push(Arc::clone(&buffer));
+        }
+        filled.then(|| Bytes::from_owner(Shared(buffer)))
     }
 }
 
@@ -310,6 +371,7 @@ mod tests {
     use std::io::Write as _;
 
     use http_body_util::StreamBody;
+    use larder_protocol::digest::{ChunkList, chunk_value, tree_hash};
     use tokio::sync::mpsc;
 
     use super::*;
@@ -325,39 +387,90 @@ mod tests {
         Inflow::new(StreamBody::new(Box::pin(stream)), IDLE)
     }
 
-    fn file(bytes: &[u8]) -> Opened {
+    /// A file of which `proof` is the proof, with other bytes where a test wants to see damage.
+    fn file(proof: &[u8], bytes: &[u8]) -> Opened {
         let mut file = tempfile::tempfile().unwrap();
         file.write_all(bytes).unwrap();
-        Opened::Here(Content::File { file: Arc::new(file), size: bytes.len() as u64 })
+        let digest = Digest::sha256(proof);
+        let file = if proof.len() as u64 <= CHUNK_SIZE {
+            BlobFile::small(file, digest, proof.len() as u64, tree_hash(proof))
+        } else {
+            let values = proof.chunks(CHUNK_SIZE as usize).enumerate().map(|(index, chunk)| chunk_value(index as u64, chunk)).collect();
+            BlobFile::large(file, digest, ChunkList::new(proof.len() as u64, values))
+        };
+        Opened::Here(Content::File(file))
     }
 
-    async fn collected(opened: Opened, range: Range<u64>) -> io::Result<Bytes> {
+    fn nowhere() -> Heal {
+        Arc::new(|_, why| Box::pin(std::future::ready(Err(io::Error::other(why)))))
+    }
+
+    async fn collected(opened: Opened, range: Range<u64>, heal: Heal) -> io::Result<Bytes> {
         let sent = Counter::default();
         let size = range.end - range.start;
-        let outflow = Outflow::new(opened, Digest::sha256(b""), range, sent.clone());
+        let outflow = Outflow::new(opened, Digest::sha256(b""), range, sent.clone(), heal);
         assert_eq!(outflow.size_hint().exact(), Some(size));
         let bytes = outflow.collect().await?.to_bytes();
         assert_eq!(sent.get(), size);
         Ok(bytes)
     }
 
+    fn blob(size: usize) -> Vec<u8> {
+        (0..size).map(|i| (i * 31 % 251) as u8).collect()
+    }
+
+    /// One byte, around a piece, around a chunk, several chunks.
+    const SIZES: [usize; 8] =
+        [1, READ_SIZE - 1, READ_SIZE, READ_SIZE + 1, CHUNK_SIZE as usize, CHUNK_SIZE as usize + 1, 2 << 20, (3 << 20) + 7];
+
     #[tokio::test]
     async fn a_part_of_a_file_or_of_memory_is_sent_as_asked() {
-        // One byte less, equal and one more than a read, and several of them.
-        for size in [1, READ_SIZE - 1, READ_SIZE, READ_SIZE + 1, 3 * READ_SIZE + 7] {
-            let bytes: Vec<u8> = (0..size).map(|i| (i * 31 % 251) as u8).collect();
+        for size in SIZES {
+            let bytes = blob(size);
             for range in [0..size, size / 2..size, 0..size / 2 + 1, size - 1..size] {
                 let (part, wanted) = (bytes[range.clone()].to_vec(), range.start as u64..range.end as u64);
-                assert_eq!(collected(file(&bytes), wanted.clone()).await.unwrap(), part);
-                assert_eq!(collected(Opened::Here(Content::Memory(bytes.clone().into())), wanted).await.unwrap(), part);
+                assert_eq!(collected(file(&bytes, &bytes), wanted.clone(), nowhere()).await.unwrap(), part);
+                assert_eq!(collected(Opened::Here(Content::Memory(bytes.clone().into())), wanted, nowhere()).await.unwrap(), part);
             }
         }
     }
 
     #[tokio::test]
+    async fn f8_not_one_byte_of_a_damaged_chunk_is_sent() {
+        for size in SIZES {
+            let good = blob(size);
+            for place in [0, size / 2, size - 1] {
+                let mut bad = good.clone();
+                bad[place] ^= 1;
+                let sent = Counter::default();
+                let outflow = Outflow::new(file(&good, &bad), Digest::sha256(b""), 0..size as u64, sent.clone(), nowhere());
+                outflow.collect().await.unwrap_err();
+                assert_eq!(sent.get(), place as u64 / CHUNK_SIZE * CHUNK_SIZE, "{size} bytes, damaged at {place}");
+            }
+        }
+    }
+
+    #[tokio::test]
+    async fn f8_a_download_goes_on_from_elsewhere() {
+        let size = (3 << 20) + 7;
+        let good = blob(size);
+        let mut bad = good.clone();
+        bad[(1 << 20) + 5] ^= 1;
+        let elsewhere = good.clone();
+        let heal: Heal = Arc::new(move |_, _| Box::pin(std::future::ready(Ok(file(&elsewhere, &elsewhere)))));
+        for range in [0..size as u64, (1 << 20)..size as u64] {
+            let part = good[range.start as usize..range.end as usize].to_vec();
+            assert_eq!(collected(file(&good, &bad), range, Arc::clone(&heal)).await.unwrap(), part);
+        }
+        // Damaged there too, and there, and so on: it ends.
+        let (proof, worse) = (good.clone(), bad.clone());
+        let heal: Heal = Arc::new(move |_, _| Box::pin(std::future::ready(Ok(file(&proof, &worse)))));
+        collected(file(&good, &bad), 0..size as u64, heal).await.unwrap_err();
+    }
+
+    #[tokio::test]
     async fn a_file_that_is_shorter_than_it_should_be_breaks_the_body_off() {
-        let error = collected(file(b"short"), 0..6).await.unwrap_err();
-        assert_eq!(error.kind(), io::ErrorKind::UnexpectedEof);
+        collected(file(b"longer", b"short"), 0..6, nowhere()).await.unwrap_err();
     }
 
     #[tokio::test]

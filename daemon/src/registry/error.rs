@@ -237,6 +237,13 @@ fn of_store(error: &store::Error) -> Refusal {
             refusal
         }
         E::Immutable { .. } => refuse(StatusCode::CONFLICT, "DENIED"),
+        E::Changed { standing, .. } => {
+            let refusal = refuse(StatusCode::PRECONDITION_FAILED, "DENIED");
+            match standing {
+                Some(digest) => refusal.header(header::ETAG, format!("\"{digest}\"")),
+                None => refusal,
+            }
+        }
         E::Abandoned => Refusal::new(StatusCode::SERVICE_UNAVAILABLE, "UNAVAILABLE", "the blob's source went away; try again")
             .header(header::RETRY_AFTER, RETRY_BUSY_S),
         E::Closed => {
@@ -258,9 +265,13 @@ fn of_fetch(error: &store::Error) -> Refusal {
         | E::Abandoned
         | E::Closed => of_store(error),
         E::DigestMismatch { .. } | E::TooLarge { .. } => of_store(&E::Abandoned),
-        E::UploadUnknown | E::UploadBusy | E::TooManyUploads { .. } | E::InvalidManifest(_) | E::Missing(_) | E::Immutable { .. } => {
-            Refusal::internal()
-        }
+        E::UploadUnknown
+        | E::UploadBusy
+        | E::TooManyUploads { .. }
+        | E::InvalidManifest(_)
+        | E::Missing(_)
+        | E::Changed { .. }
+        | E::Immutable { .. } => Refusal::internal(),
     }
 }
 
@@ -301,7 +312,7 @@ mod tests {
             (Error::Stalled { seconds: 60 }, 408, "BLOB_UPLOAD_INVALID"),
             (store::Error::UploadUnknown.into(), 404, "BLOB_UPLOAD_UNKNOWN"),
             (store::Error::UploadBusy.into(), 409, "BLOB_UPLOAD_INVALID"),
-            (store::Error::TooManyUploads { limit: 1 }.into(), 429, "TOOMANYREQUESTS"),
+            (store::Error::TooManyUploads { limit: 1, setting: "registry.uploads_max" }.into(), 429, "TOOMANYREQUESTS"),
             (store::Error::TooLarge { limit: 1 }.into(), 413, "SIZE_INVALID"),
             (store::Error::DigestMismatch { expected: digest, actual: digest }.into(), 400, "DIGEST_INVALID"),
             (store::Error::InvalidManifest(store::InvalidManifest::Ambiguous).into(), 400, "MANIFEST_INVALID"),

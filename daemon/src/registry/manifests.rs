@@ -3,8 +3,7 @@
 //! A manifest is stored exactly as it was sent and served with the media type it was sent with; `Accept` is not asked, since a
 //! manifest of another type would be another manifest. What it may name, and whether that is there, is the store's to check.
 //!
-//! `OCI-Subject` is not answered: it would tell clients that this registry lists referrers, and they would stop to keep
-//! the list themselves under the tag that the specification gives them for it.
+//! `OCI-Subject` tells a client that what it attached will be listed by [`super::referrers`], so that it keeps no list of its own.
 
 use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, Response, StatusCode, header};
@@ -13,7 +12,7 @@ use larder_protocol::name::{Reference, RepositoryName, Tag};
 
 use super::error::Error;
 use super::{Body, Front, Pushed, body, empty, has_already, refuse_encoded, set, set_digest, text};
-use crate::store::{ManifestPush, StoredManifest};
+use crate::store::{Condition, ManifestPush, Meant, StoredManifest};
 
 /// Longest media type. SPEC: RFC 6838, 4.2: each half has at most 127 letters.
 const MEDIA_TYPE_LENGTH_MAX: usize = 255;
@@ -60,14 +59,15 @@ impl Front {
         }
         let Some(bytes) = request.body.collect(limit).await? else { return Err(Error::ManifestTooLarge { limit }) };
         let media_type = media_type(text(request.headers, &header::CONTENT_TYPE), &bytes)?;
-        let by_digest = digest.is_some();
+        let (by_digest, condition) = (digest.is_some(), condition(request.headers));
         let (name, named) = (repository.clone(), tags.clone());
         let stored = self.store.run(move |store| {
             let digest = digest.unwrap_or_else(|| Digest::of(Algorithm::Sha256, &bytes));
-            store.put_manifest(ManifestPush { repository: name, tags: named, digest, media_type, bytes })?;
-            Ok::<_, Error>(digest)
+            let push = ManifestPush { repository: name, tags: named, digest, media_type, bytes };
+            let stored = store.put_manifest_if(push, &condition)?;
+            Ok::<_, Error>((digest, stored))
         });
-        let digest = stored.await?;
+        let (digest, stored) = stored.await?;
         self.metrics.pushes.inc();
         let mut response = empty(StatusCode::CREATED);
         set(&mut response, header::LOCATION, self.location(format_args!("{repository}/manifests/{digest}")));
@@ -75,6 +75,14 @@ impl Front {
         if by_digest && !tags.is_empty() {
             let tags: Vec<_> = tags.iter().map(Tag::as_str).collect();
             set(&mut response, "oci-tag", tags.join(", "));
+        }
+        if let Some(subject) = stored.subject {
+            set(&mut response, "oci-subject", subject);
+        }
+        if stored.missing > 0 {
+            // SPEC: warnings.
+            let warning = format_args!("299 - \"{} of the blobs and manifests that it names are not in {repository}\"", stored.missing);
+            set(&mut response, header::WARNING, warning);
         }
         Ok(response)
     }
@@ -91,6 +99,21 @@ impl Front {
         }
         Ok(empty(StatusCode::ACCEPTED))
     }
+}
+
+/// What the client asks of what its push replaces. SPEC: RFC 9110, 13.1.
+fn condition(headers: &HeaderMap) -> Condition {
+    let meant = |name, weak: &str| {
+        let values = headers.get_all(name).iter().filter_map(|value| value.to_str().ok());
+        let tags: Vec<_> = values.flat_map(|value| value.split(',')).map(str::trim).collect();
+        if tags.contains(&"*") {
+            return Some(Meant::Any);
+        }
+        let digest = |tag: &&str| tag.trim_start_matches(weak).strip_prefix('"')?.strip_suffix('"')?.parse().ok();
+        // What is no digest is nothing that could stand here.
+        headers.contains_key(name).then(|| Meant::These(tags.iter().filter_map(digest).collect()))
+    };
+    Condition { is: meant(&header::IF_MATCH, ""), is_not: meant(&header::IF_NONE_MATCH, "W/") }
 }
 
 fn sent(digest: &Digest, manifest: StoredManifest) -> Response<Body> {
@@ -145,6 +168,24 @@ mod tests {
         for body in [none.clone(), Bytes::from_static(b"not json"), Bytes::from_static(b"\xff"), Bytes::from("[".repeat(10_000))] {
             assert!(media_type(None, &body).is_err());
         }
+    }
+
+    #[test]
+    fn conditions_are_read_from_both_headers_and_weak_tags_count_for_one() {
+        let digest = Digest::sha256(b"x");
+        let these = |digests: &[Digest]| Some(Meant::These(digests.to_vec()));
+        for (text, is, is_not) in [
+            ("*".to_owned(), Some(Meant::Any), Some(Meant::Any)),
+            (format!("\"{digest}\""), these(&[digest]), these(&[digest])),
+            (format!("W/\"{digest}\""), these(&[]), these(&[digest])),
+            (format!("\"other\", \"{digest}\""), these(&[digest]), these(&[digest])),
+            (digest.to_string(), these(&[]), these(&[])),
+        ] {
+            let with = |name: http::HeaderName| HeaderMap::from_iter([(name, text.parse().unwrap())]);
+            assert_eq!(condition(&with(header::IF_MATCH)), Condition { is, is_not: None }, "{text}");
+            assert_eq!(condition(&with(header::IF_NONE_MATCH)), Condition { is: None, is_not }, "{text}");
+        }
+        assert_eq!(condition(&HeaderMap::new()), Condition::default());
     }
 
     #[test]

@@ -3,8 +3,8 @@
 //! # How a request goes through
 //!
 //! [`server`] accepts connections, [`route`] turns a request line into a [`route::Route`] (from there on there are names and
-//! digests and no text), one function in [`uploads`], [`blobs`], [`manifests`] or [`tags`] does it, and every failure leaves
-//! through [`error`]. Content comes in through [`body::Inflow`] and goes out through [`body::Outflow`].
+//! digests and no text), one function in [`uploads`], [`blobs`], [`manifests`], [`tags`] or [`referrers`] does it, and every failure
+//! leaves through [`error`]. Content comes in through [`body::Inflow`] and goes out through [`body::Outflow`].
 //!
 //! # What holds
 //!
@@ -25,6 +25,7 @@
 //! middle of an upload leaves a small task that saves the session where it stands. There are no locks. Nothing here survives a
 //! crash, and nothing needs to: sessions are the store's.
 
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
@@ -44,9 +45,12 @@ use crate::telemetry::{HttpLabels, Metrics};
 mod blobs;
 mod body;
 mod error;
+#[cfg(test)]
+mod fuzz;
 mod manifests;
 pub(crate) mod query;
 mod range;
+mod referrers;
 mod route;
 mod server;
 mod tags;
@@ -126,6 +130,8 @@ struct Front {
 struct Pushed<'a> {
     headers: &'a HeaderMap,
     body: &'a mut Inflow,
+    /// Where it comes from.
+    client: IpAddr,
 }
 
 impl Front {
@@ -135,8 +141,11 @@ impl Front {
         let number = self.requests.fetch_add(1, Ordering::Relaxed) + 1;
         let (method, uri) = (request.method().clone(), request.uri().clone());
         let is_registry = uri.path() == "/v2" || uri.path().starts_with("/v2/");
-        let (endpoint, response) =
-            if is_registry { self.answer_registry(request, number).await } else { (route::OTHER, (self.elsewhere)(request).await) };
+        let (endpoint, response) = if is_registry {
+            self.answer_registry(request, client.ip(), number).await
+        } else {
+            (route::OTHER, (self.elsewhere)(request).await)
+        };
         let status = response.status().as_u16();
         self.metrics.http_requests.get_or_create(&HttpLabels { method: label(&method), endpoint, status }).inc();
         let ms = started.elapsed().as_secs_f64() * 1e3;
@@ -144,7 +153,7 @@ impl Front {
         response
     }
 
-    async fn answer_registry(&self, request: Request<Incoming>, number: u64) -> (&'static str, Response<Body>) {
+    async fn answer_registry(&self, request: Request<Incoming>, client: IpAddr, number: u64) -> (&'static str, Response<Body>) {
         let (head, body) = request.into_parts();
         let mut body = Inflow::new(body, self.idle_timeout);
         if !head.headers.contains_key(header::EXPECT) {
@@ -152,7 +161,7 @@ impl Front {
         }
         let (endpoint, route) = route::parse(&head.method, &head.uri);
         let result = match route {
-            Ok(route) => self.dispatch(route, Pushed { headers: &head.headers, body: &mut body }).await,
+            Ok(route) => self.dispatch(route, Pushed { headers: &head.headers, body: &mut body, client }).await,
             Err(error) => Err(error),
         };
         body.abandon();
@@ -173,15 +182,18 @@ impl Front {
             Route::Ping => Ok(json(&serde_json::json!({}))),
             Route::ListRepositories(page) => self.list_repositories(page).await,
             Route::ListTags { repository, page } => self.list_tags(repository, page).await,
+            Route::ListReferrers { repository, subject, artifact_type, page } => {
+                self.list_referrers(repository, subject, artifact_type, page).await
+            }
             Route::CheckBlob { repository, digest } => self.check_blob(repository, digest, request.headers).await,
             Route::PullBlob { repository, digest } => self.pull_blob(repository, digest, request.headers).await,
             Route::DeleteBlob { repository, digest } => self.delete_blob(repository, digest).await,
             Route::PullManifest { repository, reference } => self.pull_manifest(repository, reference, request.headers).await,
             Route::PushManifest { repository, digest, tags } => self.push_manifest(repository, digest, tags, request).await,
             Route::DeleteManifest { repository, reference } => self.delete_manifest(repository, reference).await,
-            Route::StartUpload { repository, algorithm } => self.start_upload(repository, algorithm).await,
+            Route::StartUpload { repository, algorithm } => self.start_upload(repository, algorithm, request.client).await,
             Route::PushBlob { repository, digest } => self.push_blob(repository, digest, request).await,
-            Route::MountBlob { repository, digest, from } => self.mount_blob(repository, digest, from).await,
+            Route::MountBlob { repository, digest, from } => self.mount_blob(repository, digest, from, request.client).await,
             Route::UploadStatus { repository, session } => self.upload_status(repository, session).await,
             Route::AppendUpload { repository, session } => self.append_upload(repository, session, request).await,
             Route::FinishUpload { repository, session, digest } => self.finish_upload(repository, session, digest, request).await,

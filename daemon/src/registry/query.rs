@@ -56,6 +56,12 @@ pub(crate) fn decode(text: &str, plus: Plus) -> Option<String> {
     String::from_utf8(bytes).ok()
 }
 
+/// A value as it may stand in the query of an address, and in a header.
+pub(crate) fn encode(text: &str) -> String {
+    let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"-._~/".contains(&byte);
+    text.bytes().map(|byte| if plain(byte) { char::from(byte).to_string() } else { format!("%{byte:02X}") }).collect()
+}
+
 fn hex_digit(byte: u8) -> Option<u8> {
     char::from(byte).to_digit(16).map(|digit| digit as u8)
 }
@@ -71,6 +77,15 @@ mod tests {
         assert_eq!(query.all("tag").collect::<Vec<_>>(), ["a", "b c"]);
         assert_eq!(Query::parse(Some("mount=%ff")).first("mount"), Some(UNREADABLE));
         assert_eq!((query.first("empty"), query.first("flag"), query.first("absent")), (Some(""), Some(""), None));
+    }
+
+    #[test]
+    fn what_was_encoded_decodes_to_what_it_was() {
+        for text in ["application/vnd.x+json", "a b&c=d>\r\n", "ü€", "%", ""] {
+            let encoded = encode(text);
+            assert!(encoded.bytes().all(|byte| byte.is_ascii_graphic() && !b"&=<>+\"".contains(&byte)), "{encoded}");
+            assert_eq!(decode(&encoded, Plus::Space).as_deref(), Some(text));
+        }
     }
 
     #[test]

@@ -27,6 +27,8 @@ pub(super) enum Route {
     ListRepositories(Page<RepositoryName>),
     /// List the tags of a repository.
     ListTags { repository: RepositoryName, page: Page<Tag> },
+    /// List what is attached to a manifest.
+    ListReferrers { repository: RepositoryName, subject: Digest, artifact_type: Option<String>, page: Page<Digest> },
     /// Is the blob there, and how large is it?
     CheckBlob { repository: RepositoryName, digest: Digest },
     /// Read a blob.
@@ -72,12 +74,13 @@ enum Resource {
     Tags,
     Blob,
     Manifest,
+    Referrers,
     Uploads,
     Session,
 }
 
-/// Every endpoint. What the query decides (end-4b, 4c, 7b, 8b, 11) is told apart in [`parse`].
-const ENDPOINTS: [(Resource, Method, &str); 18] = [
+/// Every endpoint. What the query decides (end-4b, 4c, 7b, 8b, 11, 12b) is told apart in [`parse`].
+const ENDPOINTS: [(Resource, Method, &str); 20] = [
     (Resource::Base, Method::GET, "end-1"),
     (Resource::Base, Method::HEAD, "end-1"),
     (Resource::Blob, Method::GET, "end-2"),
@@ -92,6 +95,8 @@ const ENDPOINTS: [(Resource, Method, &str); 18] = [
     (Resource::Tags, Method::HEAD, "end-8a"),
     (Resource::Manifest, Method::DELETE, "end-9"),
     (Resource::Blob, Method::DELETE, "end-10"),
+    (Resource::Referrers, Method::GET, "end-12a"),
+    (Resource::Referrers, Method::HEAD, "end-12a"),
     (Resource::Session, Method::GET, "end-13"),
     (Resource::Session, Method::DELETE, "end-14"),
     (Resource::Catalog, Method::GET, "catalog"),
@@ -113,6 +118,7 @@ pub(super) fn parse(method: &Method, uri: &Uri) -> (&'static str, Result<Route, 
         "end-4a" if has("digest-algorithm") => "end-4c",
         "end-7a" if has("tag") => "end-7b",
         "end-8a" if has("n") || has("last") => "end-8b",
+        "end-12a" if has("artifactType") => "end-12b",
         other => other,
     };
     (endpoint, route(method, resource, name, rest, &query))
@@ -122,7 +128,7 @@ fn route(method: &Method, resource: Resource, name: &str, rest: &str, query: &Qu
     match resource {
         Resource::Base => return Ok(Route::Ping),
         Resource::Catalog => return Ok(Route::ListRepositories(page(query)?)),
-        Resource::Tags | Resource::Blob | Resource::Manifest | Resource::Uploads | Resource::Session => {}
+        Resource::Tags | Resource::Blob | Resource::Manifest | Resource::Referrers | Resource::Uploads | Resource::Session => {}
     }
     let repository: RepositoryName = name.parse()?;
     Ok(match resource {
@@ -143,6 +149,11 @@ fn route(method: &Method, resource: Resource, name: &str, rest: &str, query: &Qu
                 Method::DELETE => Route::DeleteManifest { repository, reference },
                 _ => Route::PullManifest { repository, reference },
             }
+        }
+        Resource::Referrers => {
+            let subject = digest(&decode(rest, Plus::Plus).unwrap_or_default())?;
+            let artifact_type = query.first("artifactType").filter(|wanted| !wanted.is_empty()).map(str::to_owned);
+            Route::ListReferrers { repository, subject, artifact_type, page: page(query)? }
         }
         Resource::Uploads => start_upload(repository, query)?,
         Resource::Session => {
@@ -174,7 +185,12 @@ fn locate(path: &str) -> Option<(Resource, &str, &str)> {
         return Some((Resource::Uploads, name, ""));
     }
     // ORDER: of two markers at one place the longer comes last, and `max_by_key` takes the last of equals.
-    let markers = [(Resource::Manifest, "/manifests/"), (Resource::Blob, "/blobs/"), (Resource::Session, "/blobs/uploads/")];
+    let markers = [
+        (Resource::Manifest, "/manifests/"),
+        (Resource::Referrers, "/referrers/"),
+        (Resource::Blob, "/blobs/"),
+        (Resource::Session, "/blobs/uploads/"),
+    ];
     let found = markers.iter().filter_map(|(resource, marker)| Some((rest.rfind(marker)?, *resource, *marker)));
     let (at, resource, marker) = found.max_by_key(|(at, _, _)| *at)?;
     match (resource, &rest[..at], &rest[at + marker.len()..]) {
@@ -225,12 +241,12 @@ fn push_manifest(repository: RepositoryName, reference: Reference, query: &Query
     }
 }
 
-fn page<T: std::str::FromStr<Err = InvalidName>>(query: &Query) -> Result<Page<T>, Error> {
+fn page<T: std::str::FromStr<Err: Into<InvalidName>>>(query: &Query) -> Result<Page<T>, Error> {
     let limit = match query.first("n") {
         None => PAGE_SIZE_MAX,
         Some(text) => number(text).ok_or(Error::Page)?.min(PAGE_SIZE_MAX as u64) as usize,
     };
-    let after = query.first("last").filter(|last| !last.is_empty()).map(str::parse).transpose()?;
+    let after = query.first("last").filter(|last| !last.is_empty()).map(str::parse).transpose().map_err(Into::into)?;
     Ok(Page { limit, after })
 }
 
@@ -298,6 +314,17 @@ mod tests {
         let mount = |from| Route::MountBlob { repository: repository(), digest, from };
         check("POST", &format!("{uploads}?mount={digest}&from=b/c"), "end-11", mount(Some("b/c".parse().unwrap())));
         check("POST", &format!("{uploads}?mount={digest}"), "end-11", mount(None));
+        let referrers = format!("/v2/library/a/referrers/{digest}");
+        let list = |artifact_type: Option<&str>, limit, after| Route::ListReferrers {
+            repository: repository(),
+            subject: digest,
+            artifact_type: artifact_type.map(str::to_owned),
+            page: Page { limit, after },
+        };
+        check("GET", &referrers, "end-12a", list(None, PAGE_SIZE_MAX, None));
+        check("GET", &format!("{referrers}?n=3&last={digest}"), "end-12a", list(None, 3, Some(digest)));
+        check("GET", &format!("{referrers}?artifactType=a/b%2Bc"), "end-12b", list(Some("a/b+c"), PAGE_SIZE_MAX, None));
+        check("GET", &format!("{referrers}?artifactType="), "end-12b", list(None, PAGE_SIZE_MAX, None));
         check("GET", &upload, "end-13", Route::UploadStatus { repository: repository(), session });
         check("DELETE", &upload, "end-14", Route::CancelUpload { repository: repository(), session });
         check("GET", "/v2/_catalog?n=5", "catalog", Route::ListRepositories(Page { limit: 5, after: None }));
@@ -334,6 +361,7 @@ mod tests {
         let bad = ["sha256:../..".into(), format!("sha256:{}", &hex[1..]), format!("sha256:{}", hex.to_uppercase()), format!("md5:{hex}")];
         for digest in bad.iter().map(String::as_str).chain(["", "sha256:", "%ff", "latest"]) {
             assert_eq!(status("GET", &format!("/v2/a/blobs/{digest}")), (400, "DIGEST_INVALID"), "{digest}");
+            assert_eq!(status("GET", &format!("/v2/a/referrers/{digest}")), (400, "DIGEST_INVALID"), "{digest}");
             assert_eq!(status("PUT", &format!("/v2/a/blobs/uploads/{SESSION}?digest={digest}")), (400, "DIGEST_INVALID"), "{digest}");
             assert_eq!(status("POST", &format!("/v2/a/blobs/uploads/?mount={digest}&from=b")), (400, "DIGEST_INVALID"), "{digest}");
         }
@@ -370,7 +398,7 @@ mod tests {
 
     #[test]
     fn unknown_paths_are_404_and_wrong_methods_say_what_is_allowed() {
-        for path in ["/v2/a", "/v2/a/b/c", "/v2/manifests/x", "/v3/", "/v2x", "/v2/a/referrers/sha256:x"] {
+        for path in ["/v2/a", "/v2/a/b/c", "/v2/manifests/x", "/v3/", "/v2x", "/v2/a/referrers"] {
             assert_eq!(status("GET", path), (404, "UNSUPPORTED"), "{path}");
         }
         assert_eq!(status("POST", "/v2/a/manifests/x"), (405, "UNSUPPORTED"));

@@ -4,6 +4,7 @@
 //! batches on blocking threads, one batch behind the wire, so that no thread waits for a client. However a request ends (done,
 //! refused, stalled, its client gone), its session is saved with every byte that came, and the client goes on from there.
 
+use std::net::{IpAddr, Ipv6Addr};
 use std::time::{Duration, Instant};
 
 use bytes::BytesMut;
@@ -24,13 +25,22 @@ use crate::tasks::Tasks;
 /// comes back sooner than the loss is noticed here.
 const BUSY_WAIT_MAX: Duration = Duration::from_secs(2);
 const BUSY_WAIT_STEP: Duration = Duration::from_millis(20);
+/// Most repositories that are tried when a blob is to be mounted from anywhere.
+const MOUNT_SOURCES_MAX: usize = 16;
+/// The part of an IPv6 address that names a network.
+const IPV6_NETWORK: u128 = !0 << 64;
 
 impl Front {
     /// Begins a session. SPEC: end-4a, end-4c.
-    pub(super) async fn start_upload(&self, repository: RepositoryName, algorithm: Algorithm) -> Result<Response<Body>, Error> {
+    pub(super) async fn start_upload(
+        &self,
+        repository: RepositoryName,
+        algorithm: Algorithm,
+        client: IpAddr,
+    ) -> Result<Response<Body>, Error> {
         let name = repository.clone();
         let session = with_room(&self.store, move |store| {
-            let upload = store.create_upload(&name, algorithm)?;
+            let upload = store.create_upload(&name, algorithm, &owner(client))?;
             let session = upload.id();
             upload.suspend()?;
             Ok(session)
@@ -39,28 +49,41 @@ impl Front {
         Ok(self.stands_at(StatusCode::ACCEPTED, &repository, session, 0))
     }
 
-    /// Takes a blob over from a repository that links it; begins a session when there is none to take. SPEC: end-11.
+    /// Takes a blob over from the repository that was named, or from any that has it; begins a session when there is none to take.
+    /// SPEC: end-11.
     pub(super) async fn mount_blob(
         &self,
         repository: RepositoryName,
         digest: Digest,
         from: Option<RepositoryName>,
+        client: IpAddr,
     ) -> Result<Response<Body>, Error> {
-        if let Some(from) = from {
-            let name = repository.clone();
-            if self.store.run(move |store| store.mount(&from, &name, &digest)).await? {
-                return Ok(self.created(&repository, &digest));
+        let name = repository.clone();
+        let mounted = self.store.run(move |store| {
+            let sources = match from {
+                Some(from) => vec![from],
+                None => store.repositories_linking(&digest, MOUNT_SOURCES_MAX)?,
+            };
+            for source in sources.iter().filter(|source| may_read(source)) {
+                // Its link may have gone since it was listed.
+                if store.mount(source, &name, &digest)? {
+                    return Ok::<_, Error>(true);
+                }
             }
+            Ok(false)
+        });
+        if mounted.await? {
+            return Ok(self.created(&repository, &digest));
         }
-        self.start_upload(repository, digest.algorithm()).await
+        self.start_upload(repository, digest.algorithm(), client).await
     }
 
     /// Takes a whole blob in one request. SPEC: end-4b.
     pub(super) async fn push_blob(&self, repository: RepositoryName, digest: Digest, request: Pushed<'_>) -> Result<Response<Body>, Error> {
         refuse_encoded(request.headers)?;
         self.check_size(0, announced(request.headers))?;
-        let name = repository.clone();
-        let upload = with_room(&self.store, move |store| store.create_upload(&name, digest.algorithm())).await?;
+        let (name, client) = (repository.clone(), request.client);
+        let upload = with_room(&self.store, move |store| store.create_upload(&name, digest.algorithm(), &owner(client))).await?;
         let mut writer = self.writer(upload);
         // Nobody was told this session's id, so nobody can go on with it.
         writer.when_dropped = WhenDropped::Cancel;
@@ -214,6 +237,19 @@ impl Front {
         set(&mut response, header::LOCATION, self.location(format_args!("{repository}/blobs/{digest}")));
         set_digest(&mut response, digest);
         response
+    }
+}
+
+/// Whether the client may read a repository, and so take its blobs elsewhere (S9). There are no users yet: everybody may read everything.
+fn may_read(_repository: &RepositoryName) -> bool {
+    true
+}
+
+/// In whose name sessions are counted: a client has one address, but with IPv6 a network of them.
+fn owner(client: IpAddr) -> String {
+    match client.to_canonical() {
+        IpAddr::V4(address) => address.to_string(),
+        IpAddr::V6(address) => Ipv6Addr::from_bits(address.to_bits() & IPV6_NETWORK).to_string(),
     }
 }
 

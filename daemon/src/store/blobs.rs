@@ -1,11 +1,8 @@
 //! Verified, immutable blobs: reading them, and the links that make them readable in a repository.
 
 use std::fs::File;
-use std::io;
-use std::sync::Arc;
 
-use bytes::Bytes;
-use larder_protocol::digest::Digest;
+use larder_protocol::digest::{CHUNK_SIZE, ChunkList, Digest, tree_hash};
 use larder_protocol::name::RepositoryName;
 use larder_protocol::record::{Key, Link, Value};
 
@@ -14,21 +11,8 @@ use super::edges;
 use super::error::{Error, Result};
 use super::garbage::rely;
 use super::index::{BlobRow, Table};
+use super::reading::{BlobFile, Content};
 use super::removal;
-
-/// A blob's bytes, opened.
-#[derive(Clone, Debug)]
-pub enum Content {
-    /// A small blob, whole.
-    Memory(Bytes),
-    /// A file that holds exactly the blob, from its first byte.
-    File {
-        /// Opened for reading.
-        file: Arc<File>,
-        /// Bytes.
-        size: u64,
-    },
-}
 
 impl Store {
     /// What the link of a blob in a repository says; `None` without a live link (I8). Needs no blob on this disk.
@@ -61,19 +45,23 @@ impl Store {
         let damaged = |detail: String| Error::Damaged { what: format!("blob {digest}"), detail };
         if row.small {
             let bytes = inner.index.get(Table::Small, &key)?.ok_or_else(|| damaged("its bytes are gone from the index".to_owned()))?;
+            if tree_hash(&bytes) != row.root {
+                return Err(damaged("its bytes in the index are not what was written".to_owned()));
+            }
             return Ok(Some(Content::Memory(bytes.into())));
         }
         let path = inner.folder.blob(digest);
-        let file = match File::open(&path) {
-            Ok(file) => file,
-            Err(source) if source.kind() == io::ErrorKind::NotFound => return Err(damaged(format!("{} is gone", path.display()))),
-            Err(source) => return Err(Error::io("open", &path)(source)),
-        };
-        let size = file.metadata().map_err(Error::io("look at", &path))?.len();
+        let file = File::open(&path).map_err(|error| damaged(format!("open {}: {error}", path.display())))?;
+        let size = file.metadata().map_err(|error| damaged(format!("look at {}: {error}", path.display())))?.len();
         if size != row.size {
             return Err(damaged(format!("{} has {size} bytes, it must have {}", path.display(), row.size)));
         }
-        Ok(Some(Content::File { file: Arc::new(file), size }))
+        if size <= CHUNK_SIZE {
+            return Ok(Some(Content::File(BlobFile::small(file, *digest, size, row.root))));
+        }
+        let values = self.chunk_values(digest)?.ok_or_else(|| damaged("its chunk list is gone from the index".to_owned()))?;
+        let chunks = ChunkList::checked(size, values, &row.root).map_err(|error| damaged(error.to_string()))?;
+        Ok(Some(Content::File(BlobFile::large(file, *digest, chunks))))
     }
 
     /// The chaining values of a blob above 1 MiB that is on this disk.

@@ -17,10 +17,11 @@ use larder_protocol::record::{Key, Manifest, Record, Value};
 use super::error::{Error, Result};
 use super::index::{Batch, Index, RecordRow, Table, decode};
 use super::journal;
+use super::listed;
 use super::manifests::ManifestView;
 
 /// The clock's floor when rows of today were last written: anything else than the clock's own row means that another program wrote since.
-pub(super) const META_EDGES: &[u8] = b"edges";
+pub(super) const META_EDGES: &[u8] = b"derived";
 /// In front of a tag, where a digest key has its algorithm.
 const TAG: u8 = 0xff;
 /// Rows written at a time when all are written anew.
@@ -122,22 +123,26 @@ pub(super) fn ensure(index: &Index) -> Result<()> {
     if seen == clock {
         return Ok(());
     }
-    tracing::info!("writing the reverse references anew: another version of this program was here");
+    tracing::info!("writing the reverse references and listings anew: another version of this program was here");
     let mut batch = Batch::default();
     let mut count = 0;
     let mut write = |index: &Index, batch: &mut Batch, last: bool| {
         count += 1;
         if last || count % BATCH == 0 { index.write(std::mem::take(batch)) } else { Ok(()) }
     };
-    for row in index.scan(Table::Edge, b"", b"") {
-        index.delete(&mut batch, Table::Edge, &row?.0);
-        write(index, &mut batch, false)?;
+    for table in [Table::Edge, Table::Listed] {
+        for row in index.scan(table, b"", b"") {
+            index.delete(&mut batch, table, &row?.0);
+            write(index, &mut batch, false)?;
+        }
     }
     for table in [Table::Link, Table::Manifest, Table::Tag] {
         for row in index.scan(table, b"", b"") {
             let row: RecordRow = decode(table, &row?.1)?;
-            for (key, row) in of_record(&journal::parse(&row.record)?) {
-                index.put(&mut batch, Table::Edge, &key, &row);
+            let record = journal::parse(&row.record)?;
+            let listed = listed::of_record(&record).map(|row| (Table::Listed, row));
+            for (table, (key, row)) in of_record(&record).into_iter().map(|row| (Table::Edge, row)).chain(listed) {
+                index.put(&mut batch, table, &key, &row);
                 write(index, &mut batch, false)?;
             }
         }

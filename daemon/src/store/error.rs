@@ -63,10 +63,12 @@ pub enum Error {
     #[error("another request is using this upload session")]
     UploadBusy,
     /// As many sessions as are allowed.
-    #[error("{limit} upload sessions are open, as many as registry.uploads_max allows")]
+    #[error("{limit} upload sessions are open, as many as {setting} allows; finish or cancel one, or wait until one expires")]
     TooManyUploads {
         /// How many may be open.
         limit: usize,
+        /// The setting that says so.
+        setting: &'static str,
     },
     /// More bytes than allowed, or than were announced.
     #[error("more than {limit} bytes")]
@@ -88,6 +90,14 @@ pub enum Error {
     /// A manifest names what its repository lacks.
     #[error("{} of the blobs and manifests it names are not in this repository", .0.len())]
     Missing(Vec<Digest>),
+    /// A push was to replace something else than what stands.
+    #[error("{name} is {} now, which is not what this push is to replace: look at it again", .standing.map_or("absent".to_owned(), |digest| digest.to_string()))]
+    Changed {
+        /// The tag or digest.
+        name: String,
+        /// What it is now.
+        standing: Option<Digest>,
+    },
     /// A tag that keeps the manifest it was first given.
     #[error("tag {tag} is immutable here (registry.immutable_tags has {pattern}): push under another tag")]
     Immutable {

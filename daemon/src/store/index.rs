@@ -16,6 +16,7 @@
 //! | location | digest key, pack id | offset, length |
 //! | job | `trash/`, digest key | [`super::removal::TrashRow`] |
 //! | lease | digest key | when it was last pulled |
+//! | listed | kind, repository, NUL, tag or digest key | see `listed` |
 //!
 //! Manifests rest in their record's row; so their bytes are there as soon as the record is.
 
@@ -38,6 +39,8 @@ use super::error::{Error, Result};
 const BLOCK_CACHE_BYTES: usize = 32 << 20;
 /// Memory for rows that are not in a file yet, all tables together.
 const WRITE_BUFFERS_BYTES: usize = 32 << 20;
+/// So many deletes among so many rows in a row, and the file is compacted soon: RocksDB's own tombstones are stepped over as well.
+const COMPACT_DELETES: (usize, usize) = (1024, 512);
 /// Files that the index keeps open.
 const OPEN_FILES_MAX: i32 = 512;
 /// Memory for new rows of one table. Also what RocksDB wants to find free before it goes on after a full disk: it asks for as much
@@ -64,10 +67,11 @@ pub(super) enum Table {
     Pack,
     Job,
     Record,
+    Listed,
 }
 
 impl Table {
-    const ALL: [(Table, &'static str); 15] = [
+    const ALL: [(Table, &'static str); 16] = [
         (Table::Meta, "meta"),
         (Table::Blob, "blob"),
         (Table::Small, "small"),
@@ -83,10 +87,21 @@ impl Table {
         (Table::Pack, "pack"),
         (Table::Job, "job"),
         (Table::Record, "record"),
+        (Table::Listed, "listed"),
     ];
 
     fn name(self) -> &'static str {
         Self::ALL[self as usize].1
+    }
+
+    /// Every table's name.
+    pub(super) fn names() -> impl Iterator<Item = &'static str> {
+        Self::ALL.iter().map(|(_, name)| *name)
+    }
+
+    /// The table of that name.
+    pub(super) fn named(name: &str) -> Option<Self> {
+        Self::ALL.iter().find(|(_, known)| *known == name).map(|(table, _)| *table)
     }
 }
 
@@ -144,19 +159,28 @@ impl Index {
         options.set_max_open_files(OPEN_FILES_MAX);
         options.set_keep_log_file_num(2);
         options.set_max_log_file_size(1 << 20);
-        let tables = Table::ALL.iter().map(|(_, name)| {
+        let tables = Table::ALL.iter().map(|(kind, name)| {
             let mut table = Options::default();
             table.set_block_based_table_factory(&blocks);
             table.set_compression_type(rocksdb::DBCompressionType::Lz4);
             table.set_write_buffer_size(TABLE_BUFFER_BYTES);
-            if *name == "meta" {
+            if *kind == Table::Listed {
+                let (window, deletes) = COMPACT_DELETES;
+                table.add_compact_on_deletion_collector_factory(window, deletes, 0.5);
+            }
+            if *kind == Table::Meta {
                 table.set_merge_operator_associative("larder sum", sum);
             }
             ColumnFamilyDescriptor::new(*name, table)
         });
         let mut unused = Options::default();
         unused.set_write_buffer_size(TABLE_BUFFER_BYTES);
-        let tables = tables.chain([ColumnFamilyDescriptor::new(UNUSED_TABLE, unused)]);
+        // F43: a later program's tables are opened and left alone; without them RocksDB would refuse to open the others.
+        let known = |name: &String| name == UNUSED_TABLE || Table::ALL.iter().any(|(_, known)| known == name);
+        let there = if path.join("CURRENT").exists() { DBWithThreadMode::<MultiThreaded>::list_cf(&options, path) } else { Ok(Vec::new()) };
+        let later: Vec<_> = there.map_err(Error::index("list the tables of"))?.into_iter().filter(|name| !known(name)).collect();
+        let later = later.into_iter().map(|name| ColumnFamilyDescriptor::new(name, Options::default()));
+        let tables = tables.chain([ColumnFamilyDescriptor::new(UNUSED_TABLE, unused)]).chain(later);
         let db = DBWithThreadMode::open_cf_descriptors(&options, path, tables).map_err(Error::index("open it"))?;
         Ok(Self { db })
     }
@@ -184,6 +208,20 @@ impl Index {
         let start = from.max(prefix).to_vec();
         let mode = IteratorMode::From(&start, Direction::Forward);
         self.db.iterator_cf_opt(&self.table(table), options, mode).map(|row| row.map_err(Error::index("scan rows")))
+    }
+
+    /// Goes from key to key: `next` is given the first key from where it said last, beginning with `from`, and says where to go on.
+    pub(super) fn leap(&self, table: Table, from: Vec<u8>, mut next: impl FnMut(&[u8]) -> Option<Vec<u8>>) -> Result<()> {
+        let mut rows = self.db.raw_iterator_cf(&self.table(table));
+        let mut from = Some(from);
+        while let Some(at) = from.take() {
+            rows.seek(&at);
+            match rows.key() {
+                Some(key) => from = next(key),
+                None => rows.status().map_err(Error::index("scan rows"))?,
+            }
+        }
+        Ok(())
     }
 
     /// Writes rows, in the order of calls, without waiting for the disk.
@@ -268,6 +306,16 @@ mod tests {
         let stamp = Stamp { time: HybridTime(6), node: NodeId([4; 32]) };
         let record = RawRecord { kind: 3, key: b"team/app\0latest".to_vec(), value: Some(vec![7]), stamp };
         super::super::tests::golden("record.row", &codec::encode(&RecordRow { origin, sequence: 8, record }));
+    }
+
+    #[test]
+    fn f43_the_tables_of_a_later_program_are_left_alone() {
+        let folder = tempfile::tempdir().expect("a temp folder");
+        let index = Index::open(folder.path()).expect("new");
+        index.db.create_cf("later", &Options::default()).expect("a table of a later program");
+        drop(index);
+        let index = Index::open(folder.path()).expect("with the table");
+        assert!(index.db.cf_handle("later").is_some());
     }
 
     #[test]

@@ -17,6 +17,7 @@ use tokio::sync::watch;
 
 use super::error::{Error, Result};
 use super::index::{Batch, Index, RecordRow, Table, decode};
+use super::listed;
 use super::{Applied, Commit, edges, garbage, tags};
 
 pub(super) const META_CLOCK: &[u8] = b"clock";
@@ -242,7 +243,7 @@ impl Writing<'_> {
         Ok(true)
     }
 
-    /// The rows that follow from a record: edges, locations, history.
+    /// The rows that follow from a record: edges, listings, locations, history.
     fn follow(&mut self, record: &Record, before: Option<&Record>) {
         let (index, batch) = (self.index, &mut self.batch);
         for (key, _) in before.map(edges::of_record).unwrap_or_default() {
@@ -250,6 +251,12 @@ impl Writing<'_> {
         }
         for (key, row) in edges::of_record(record) {
             index.put(batch, Table::Edge, &key, &row);
+        }
+        if let Some((key, _)) = before.and_then(listed::of_record) {
+            index.delete(batch, Table::Listed, &key);
+        }
+        if let Some((key, row)) = listed::of_record(record) {
+            index.put(batch, Table::Listed, &key, &row);
         }
         match (&record.key, before.and_then(|before| before.value.as_ref()), &record.value) {
             // A tag that names what it named before has no other version.

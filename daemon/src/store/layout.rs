@@ -8,6 +8,7 @@
 //!   index/                 RocksDB
 //!   uploads/<uuid>         staged: a push's, or a blob on its way in
 //!   blobs/<algorithm>/<2 hex>/<hex>
+//!   quarantine/<algorithm>-<hex>-<time>   blob files that were found damaged
 //!   archive/               the default bucket (archive)
 //! ```
 //!
@@ -56,7 +57,7 @@ impl DataFolder {
             Err(TryLockError::Error(source)) => return Err(Error::io("lock", &file)(source)),
         }
         let folder = Self { path, _lock: lock };
-        for part in ["index", "uploads", "blobs", "blobs/sha256", "blobs/sha512"] {
+        for part in ["index", "uploads", "quarantine", "blobs", "blobs/sha256", "blobs/sha512"] {
             let part = folder.path.join(part);
             make_folder(&part)?;
             check_folder(&part)?;
@@ -84,6 +85,21 @@ impl DataFolder {
     pub(super) fn blob(&self, digest: &Digest) -> PathBuf {
         let hex = digest.hex();
         self.path.join("blobs").join(digest.algorithm().name()).join(&hex[..2]).join(hex)
+    }
+}
+
+impl DataFolder {
+    /// Moves a damaged blob file into the quarantine, where at most `most` are kept.
+    pub(super) fn put_aside(&self, file: &Path, digest: &Digest, now_ms: u64, most: usize) -> Result<()> {
+        let folder = self.path.join("quarantine");
+        let target = folder.join(format!("{}-{}-{now_ms}", digest.algorithm().name(), digest.hex()));
+        fs::rename(file, &target).map_err(Error::io("put aside", file))?;
+        let listed = fs::read_dir(&folder).map_err(Error::io("list", &folder))?;
+        let time = |path: &Path| path.file_name()?.to_str()?.rsplit_once('-')?.1.parse::<u64>().ok();
+        let mut kept: Vec<_> =
+            listed.filter_map(|entry| entry.ok().map(|entry| entry.path())).filter_map(|path| Some((time(&path)?, path))).collect();
+        kept.sort();
+        kept.iter().rev().skip(most).try_for_each(|(_, path)| remove_file(path))
     }
 }
 

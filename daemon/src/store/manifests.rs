@@ -14,9 +14,11 @@ use serde::de::{self, DeserializeSeed, MapAccess, SeqAccess, Visitor};
 use serde::{Deserialize, Deserializer};
 
 use super::Store;
+use super::condition::Condition;
 use super::edges::{self, Holder};
 use super::error::{Error, InvalidManifest, Result};
 use super::garbage::rely;
+use super::journal::Writing;
 use super::space::IndexPart;
 use super::{journal, tags};
 use crate::failpoint;
@@ -50,6 +52,15 @@ pub struct StoredManifest {
     pub media_type: String,
     /// Exactly as sent.
     pub bytes: Bytes,
+}
+
+/// What came of storing a manifest.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Stored {
+    /// What it is attached to.
+    pub subject: Option<Digest>,
+    /// How much of what it names the repository lacks; only where that is allowed.
+    pub missing: usize,
 }
 
 /// What a manifest names.
@@ -206,15 +217,44 @@ impl<'de> Visitor<'de> for Shape {
     }
 }
 
+/// Asks a condition of what a push is to replace.
+fn check(writing: &Writing<'_>, push: &ManifestPush, condition: &Condition) -> Result<()> {
+    let ask = |name: &dyn fmt::Display, standing: Option<Digest>| match condition.holds(standing.as_ref()) {
+        true => Ok(()),
+        false => Err(Error::Changed { name: name.to_string(), standing }),
+    };
+    for tag in &push.tags {
+        let standing = match writing.live(&Key::Tag(push.repository.clone(), tag.clone()))? {
+            Some(Value::Tag(target)) => Some(target.digest),
+            _ => None,
+        };
+        ask(tag, standing)?;
+    }
+    if push.tags.is_empty() {
+        let standing = writing.live(&Key::Manifest(push.repository.clone(), push.digest))?;
+        ask(&push.digest, standing.map(|_| push.digest))?;
+    }
+    Ok(())
+}
+
 impl Store {
     /// Stores a manifest and its tags in one batch.
     ///
     /// # Errors
     /// - `DigestMismatch`, `InvalidManifest`.
     /// - `Full`: less than the reserve is free.
-    /// - `Missing`: it names blobs or manifests that this repository lacks (S8). A missing subject is fine.
+    /// - `Missing`: it names blobs or manifests that this repository lacks (S8), and `registry.sparse_manifests` does not allow it.
+    ///   A missing subject is fine.
     /// - `Immutable`: a tag that may not be changed names another manifest.
-    pub fn put_manifest(&self, push: ManifestPush) -> Result<()> {
+    pub fn put_manifest(&self, push: ManifestPush) -> Result<Stored> {
+        self.put_manifest_if(push, &Condition::default())
+    }
+
+    /// The same, when a condition holds.
+    ///
+    /// # Errors
+    /// `Changed`: it does not. The others as above.
+    pub fn put_manifest_if(&self, push: ManifestPush, condition: &Condition) -> Result<Stored> {
         let actual = Digest::of(push.digest.algorithm(), &push.bytes);
         if actual != push.digest {
             return Err(Error::DigestMismatch { expected: push.digest, actual });
@@ -223,6 +263,10 @@ impl Store {
         let inner = &self.inner;
         inner.space.check(push.bytes.len() as u64, IndexPart::Pushes)?;
         let mut writing = inner.journal.write(&inner.index);
+        // ORDER: asked while nobody else writes.
+        if *condition != Condition::default() {
+            check(&writing, &push, condition)?;
+        }
         let mut missing = Vec::new();
         for named in view.blobs.iter().chain(&view.children).copied().collect::<BTreeSet<_>>() {
             let key = Key::Link(push.repository.clone(), named);
@@ -232,7 +276,7 @@ impl Store {
                 missing.push(named);
             }
         }
-        if !missing.is_empty() {
+        if !missing.is_empty() && !inner.options.sparse_manifests {
             return Err(Error::Missing(missing));
         }
         let key = Key::Manifest(push.repository.clone(), push.digest);
@@ -246,7 +290,8 @@ impl Store {
         let failed = |source| Error::Io { doing: "store a manifest in", path: inner.folder.path().to_owned(), source };
         failpoint::pass("store/manifest/before-commit").map_err(failed)?;
         writing.commit()?;
-        failpoint::pass("store/manifest/committed-not-answered").map_err(failed)
+        failpoint::pass("store/manifest/committed-not-answered").map_err(failed)?;
+        Ok(Stored { subject: view.subject, missing: missing.len() })
     }
 
     /// A manifest by digest; `None` when the repository has none such.

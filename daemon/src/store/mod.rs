@@ -32,6 +32,7 @@ use crate::config::Durability;
 use crate::glob::Pattern;
 
 mod blobs;
+mod condition;
 mod edges;
 mod error;
 mod garbage;
@@ -39,8 +40,11 @@ mod hashing;
 mod index;
 mod journal;
 mod layout;
+mod listed;
 mod manifests;
 mod pulls;
+mod reading;
+mod referrers;
 mod removal;
 mod space;
 mod staged;
@@ -49,18 +53,22 @@ mod tags;
 #[cfg(test)]
 mod tests;
 mod uploads;
+mod verify;
 
-pub use blobs::Content;
+pub use condition::{Condition, Meant};
 pub use error::{Error, InvalidManifest, Result};
 pub use garbage::{IdleLink, IdleManifest};
 pub use layout::DataFolder;
-pub use manifests::{ManifestPush, ManifestView, StoredManifest};
+pub use manifests::{ManifestPush, ManifestView, Stored, StoredManifest};
 pub use pulls::Cold;
-pub use removal::Trashed;
+pub use reading::{BlobFile, Content};
+pub use referrers::{Referrer, ReferrersPage, ReferrersQuery};
+pub use removal::{Lost, Trashed};
 pub use space::{Disk, SpaceLimits};
 pub use staging::{StagedReader, Staging};
 pub use tags::{TagInfo, TagVersion};
 pub use uploads::Upload;
+pub use verify::Verdict;
 
 use index::{Batch, Index, RecordRow, Table, decode};
 use journal::Journal;
@@ -89,6 +97,10 @@ pub struct Options {
     pub max_clock_drift: Duration,
     /// Most upload sessions at a time.
     pub uploads_max: usize,
+    /// Most upload sessions at a time that one client address began.
+    pub uploads_per_client_max: usize,
+    /// Manifests may name what is not there.
+    pub sparse_manifests: bool,
     /// Largest blob in bytes.
     pub blob_size_max: u64,
     /// A link that a client relies on is written anew when it is older.
@@ -243,10 +255,7 @@ impl Store {
     /// Numbers for people. Scans the tags and blobs.
     pub fn counts(&self) -> Result<Counts> {
         let mut counts = Counts { repositories: self.repositories(None, usize::MAX)?.len() as u64, ..Counts::default() };
-        for row in self.inner.index.scan(Table::Tag, b"", b"") {
-            let row: RecordRow = decode(Table::Tag, &row?.1)?;
-            counts.tags += u64::from(row.record.value.is_some());
-        }
+        counts.tags = listed::tag_count(&self.inner.index)?;
         for row in self.inner.index.scan(Table::Blob, b"", b"") {
             let row: index::BlobRow = decode(Table::Blob, &row?.1)?;
             counts.blobs += 1;

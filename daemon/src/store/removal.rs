@@ -3,6 +3,7 @@
 //! - **Trash**: the blob's row moves from `blob` to `job`, and nothing else; its file stays where it is. Whoever asks for the digest
 //!   again gets it out of the trash by the opposite move ([`adopt`]). What nobody asked for is purged later.
 //! - **Purge and eviction**: rows go, then the file.
+//! - **Quarantine**: rows go, and the file, which is damaged, is moved away.
 //!
 //! [`Digests`] is a lock for each digest. A commit holds it from the moment when it looks whether the blob is known until its rows are
 //! written, and a removal while it takes rows and file away, so that no row ever names a file that was just removed. Removals never
@@ -22,10 +23,14 @@ use super::index::{Batch, BlobRow, Table, decode};
 use super::journal::{lock, now_ms};
 use super::layout::remove_file;
 use super::staged::INTENT;
-use super::{Inner, Store};
+use super::{BlobFile, Inner, Store};
 
 /// In front of the digest keys of what is in the trash, in `job`.
 const TRASH: &[u8] = b"trash/";
+/// In front of the digest keys of what was put aside and has not come back, in `job`.
+const LOST: &[u8] = b"lost/";
+/// Most files that are kept in the quarantine; the oldest go.
+const QUARANTINE_MAX: usize = 32;
 
 /// A lock for each digest.
 #[derive(Debug, Default)]
@@ -59,6 +64,19 @@ pub struct Trashed {
     pub size: u64,
     /// What [`Store::trash`] was told.
     pub since: u64,
+}
+
+/// A blob that was damaged and has not come back.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Lost {
+    /// Which.
+    pub digest: Digest,
+    /// Bytes.
+    pub size: u64,
+    /// When it was put aside, milliseconds since 1970.
+    pub since_ms: u64,
+    /// What was wrong.
+    pub why: String,
 }
 
 impl Digests {
@@ -123,6 +141,67 @@ impl Store {
         self.remove(digest, Table::Blob, &digest.to_key(), |row| decode(Table::Blob, row))
     }
 
+    /// Puts a blob aside whose bytes are not what they should be: nobody is served from it again, and its file is kept in the
+    /// quarantine for people to look at. `file`: where that showed; `None`, when it can't be opened. `false`: it has been replaced meanwhile.
+    ///
+    /// Until it comes back, it is [`Store::lost`].
+    pub fn quarantine(&self, digest: &Digest, file: Option<&BlobFile>, why: &str) -> Result<bool> {
+        let (inner, key, path) = (&self.inner, digest.to_key(), self.inner.folder.blob(digest));
+        let _held = inner.digests.hold(*digest);
+        let Some(row) = inner.index.row::<BlobRow>(Table::Blob, &key)? else { return Ok(false) };
+        match file {
+            Some(file) if !file.is_at(&path) => return Ok(false),
+            Some(_) => {}
+            // ORDER: looked at again under the lock; a push may have mended it.
+            None if !matches!(self.open_blob(digest), Err(super::Error::Damaged { .. })) => return Ok(false),
+            None => {}
+        }
+        tracing::warn!(%digest, why, "a blob is damaged and was put aside; it is looked for elsewhere");
+        let (mut batch, gone) = (Batch::default(), -(row.size as i64));
+        for table in [Table::Blob, Table::Chunks, Table::Small] {
+            inner.index.delete(&mut batch, table, &key);
+        }
+        inner.space.count(&inner.index, &mut batch, gone);
+        inner.index.put_row(&mut batch, Table::Job, &job_key(LOST, digest), &(row.size, now_ms(), why));
+        if row.small {
+            inner.index.write(batch)?;
+            inner.space.counted(gone);
+            return Ok(true);
+        }
+        let intent = format!("{INTENT}{digest}");
+        inner.index.put(&mut batch, Table::Meta, intent.as_bytes(), &[]);
+        inner.index.write(batch)?;
+        inner.space.counted(gone);
+        // ORDER: as in `remove`. What a crash in between leaves is unlinked and not kept.
+        inner.index.sync()?;
+        if path.exists() {
+            inner.folder.put_aside(&path, digest, now_ms(), QUARANTINE_MAX)?;
+        }
+        let mut batch = Batch::default();
+        inner.index.delete(&mut batch, Table::Meta, intent.as_bytes());
+        inner.index.write(batch)?;
+        Ok(true)
+    }
+
+    /// Blobs that were put aside and have not come back, behind `after`, at most `limit`.
+    pub fn lost(&self, after: Option<&Digest>, limit: usize) -> Result<Vec<Lost>> {
+        let from = after.map(|after| [&job_key(LOST, after)[..], &[0]].concat()).unwrap_or_default();
+        let mut lost = Vec::new();
+        for row in self.inner.index.scan(Table::Job, LOST, &from).take(limit) {
+            let (key, row) = row?;
+            let (size, since_ms, why): (u64, u64, String) = decode(Table::Job, &row)?;
+            lost.extend(Digest::from_key(&key[LOST.len()..]).map(|digest| Lost { digest, size, since_ms, why }));
+        }
+        Ok(lost)
+    }
+
+    /// Forgets that a blob was lost: nothing needs it any more.
+    pub fn give_up(&self, digest: &Digest) -> Result<()> {
+        let mut batch = Batch::default();
+        self.inner.index.delete(&mut batch, Table::Job, &job_key(LOST, digest));
+        self.inner.index.write(batch)
+    }
+
     fn remove(&self, digest: &Digest, table: Table, row: &[u8], read: impl FnOnce(&[u8]) -> Result<BlobRow>) -> Result<Option<u64>> {
         let (inner, key) = (&self.inner, digest.to_key());
         let Some(_held) = inner.digests.try_hold(*digest) else { return Ok(None) };
@@ -174,8 +253,9 @@ pub(super) fn adopt(inner: &Inner, digest: &Digest) -> Result<Option<BlobRow>> {
     Ok(Some(row.blob))
 }
 
-/// Takes a digest off the list of the trash, in the batch that makes it a blob again; `false`: it was not there.
+/// Takes a digest off the lists of the trash and of what was lost, in the batch that makes it a blob again; `false`: it was not in the trash.
 pub(super) fn forget(inner: &Inner, batch: &mut Batch, digest: &Digest) -> Result<bool> {
+    inner.index.delete(batch, Table::Job, &job_key(LOST, digest));
     let key = trash_key(digest);
     let there = inner.index.get(Table::Job, &key)?.is_some();
     if there {
@@ -185,7 +265,11 @@ pub(super) fn forget(inner: &Inner, batch: &mut Batch, digest: &Digest) -> Resul
 }
 
 fn trash_key(digest: &Digest) -> Vec<u8> {
-    [TRASH, &digest.to_key()].concat()
+    job_key(TRASH, digest)
+}
+
+fn job_key(list: &[u8], digest: &Digest) -> Vec<u8> {
+    [list, &digest.to_key()].concat()
 }
 
 #[cfg(test)]

@@ -306,7 +306,7 @@ impl Inner {
         if self.options.space.size_max.is_none() {
             return 0;
         }
-        lock(&self.sessions).values().map(|session| session.offset()).sum()
+        lock(&self.sessions).bytes()
     }
 }
 
@@ -473,14 +473,14 @@ mod tests {
     fn a_reservation_shrinks_as_bytes_are_written_and_goes_with_its_holder() {
         let place = Place::new(1);
         let store = place.open_limited(HOUR, limits(Some(20 * MIB)));
-        let mut upload = store.create_upload(&"a".parse().expect("name"), Algorithm::Sha256).expect("session");
+        let mut upload = store.create_upload(&"a".parse().expect("name"), Algorithm::Sha256, "").expect("session");
         upload.reserve(15 * MIB).expect("room");
         let disk = store.disk().expect("disk");
         assert_eq!((disk.reserved, disk.room), (15 * MIB, 5 * MIB));
         upload.append(&bytes(1, 2 * MIB)).expect("append");
         let disk = store.disk().expect("disk");
         assert_eq!((disk.reserved, disk.room), (13 * MIB, 5 * MIB), "written bytes are the session's now");
-        let mut other = store.create_upload(&"b".parse().expect("name"), Algorithm::Sha256).expect("session");
+        let mut other = store.create_upload(&"b".parse().expect("name"), Algorithm::Sha256, "").expect("session");
         assert!(matches!(other.reserve(5 * MIB + 1), Err(Error::Full { need, have }) if need == 5 * MIB + 1 && have == 5 * MIB));
         // Not a whole step, but what is needed now, fits.
         other.reserve_step(MIB).expect("room");
@@ -546,7 +546,7 @@ mod tests {
         let digest = push(&store, "a", &bytes(1, 70_000));
         drop(store);
         let store = place.open_limited(HOUR, SpaceLimits { reserve: Some(u64::MAX / 2), ..SpaceLimits::default() });
-        assert!(matches!(store.create_upload(&"a".parse().expect("name"), Algorithm::Sha256), Err(Error::Full { have: 0, .. })));
+        assert!(matches!(store.create_upload(&"a".parse().expect("name"), Algorithm::Sha256, ""), Err(Error::Full { have: 0, .. })));
         assert!(store.unlink(&"a".parse().expect("name"), &digest).expect("a delete"));
         assert!(store.evict(&digest).expect("evict").is_some());
     }

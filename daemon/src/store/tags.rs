@@ -1,6 +1,6 @@
 //! Which manifest a tag names; the listings of tags and repositories.
 //!
-//! A listing is a seek behind `after` and a scan; tombstones are stepped over.
+//! A listing is a seek behind `after` and a scan of what is live (see `listed`).
 
 use larder_protocol::digest::Digest;
 use larder_protocol::name::{RepositoryName, Tag};
@@ -8,8 +8,9 @@ use larder_protocol::record::{Key, RawRecord, Record, TagTarget, Value};
 use larder_protocol::stamp::Stamp;
 
 use super::error::{Error, Result};
-use super::index::{Batch, RecordRow, Table, decode};
+use super::index::{Batch, Table, decode};
 use super::journal::{self, Writing};
+use super::listed;
 use super::{Inner, Store};
 
 /// Versions of a tag that are kept besides the one it names.
@@ -49,42 +50,12 @@ impl Store {
 
     /// Live tags behind `after`, in byte order, at most `limit`.
     pub fn tags(&self, repository: &RepositoryName, after: Option<&str>, limit: usize) -> Result<Vec<TagInfo>> {
-        let prefix = [repository.as_str().as_bytes(), &[0]].concat();
-        // The smallest key behind `after` is `after` with a NUL.
-        let from = after.map_or_else(|| prefix.clone(), |after| [&prefix, after.as_bytes(), &[0]].concat());
-        let mut tags = Vec::new();
-        for row in self.inner.index.scan(Table::Tag, &prefix, &from) {
-            if tags.len() >= limit {
-                break;
-            }
-            let row: RecordRow = decode(Table::Tag, &row?.1)?;
-            if row.record.value.is_some() {
-                tags.extend(info(journal::parse(&row.record)?));
-            }
-        }
-        Ok(tags)
+        listed::tags(&self.inner.index, repository, after).take(limit).collect()
     }
 
     /// Repositories with at least one live manifest, behind `after`, in byte order, at most `limit`.
     pub fn repositories(&self, after: Option<&str>, limit: usize) -> Result<Vec<RepositoryName>> {
-        let mut repositories = Vec::new();
-        // Behind all keys of a repository: its name and the byte that follows NUL.
-        let mut from = after.map(|after| [after.as_bytes(), &[1]].concat()).unwrap_or_default();
-        'repositories: while repositories.len() < limit {
-            for row in self.inner.index.scan(Table::Manifest, b"", &from) {
-                let row: RecordRow = decode(Table::Manifest, &row?.1)?;
-                if row.record.value.is_none() {
-                    continue;
-                }
-                if let Key::Manifest(repository, _) = journal::parse(&row.record)?.key {
-                    from = [repository.as_str().as_bytes(), &[1]].concat();
-                    repositories.push(repository);
-                    continue 'repositories;
-                }
-            }
-            break;
-        }
-        Ok(repositories)
+        listed::repositories(&self.inner.index, after, limit)
     }
 
     /// Whether a manifest was ever pushed to a repository: its empty tag list is then not "unknown".

@@ -12,7 +12,7 @@ use tempfile::TempDir;
 use super::*;
 
 pub(super) const IMAGE: &str = "application/vnd.oci.image.manifest.v1+json";
-const IMAGE_INDEX: &str = "application/vnd.oci.image.index.v1+json";
+pub(super) const IMAGE_INDEX: &str = "application/vnd.oci.image.index.v1+json";
 
 pub(super) struct Place {
     folder: TempDir,
@@ -22,6 +22,11 @@ pub(super) struct Place {
 impl Place {
     pub(super) fn new(node: u8) -> Self {
         Self { folder: tempfile::tempdir().expect("temporary folder"), node }
+    }
+
+    /// The data folder.
+    pub(super) fn folder(&self) -> std::path::PathBuf {
+        self.folder.path().join("data")
     }
 
     pub(super) fn open(&self) -> Store {
@@ -39,6 +44,8 @@ impl Place {
             durability: Durability::Relaxed,
             max_clock_drift: Duration::from_secs(300),
             uploads_max: 8,
+            uploads_per_client_max: 8,
+            sparse_manifests: false,
             blob_size_max: 64 << 20,
             renew_after,
             immutable_tags: vec!["team/fixed:v*".parse().expect("pattern")],
@@ -62,7 +69,7 @@ pub(super) fn bytes(seed: u64, size: u64) -> Vec<u8> {
 
 pub(super) fn push(store: &Store, name: &str, blob: &[u8]) -> Digest {
     let digest = Digest::sha256(blob);
-    let mut upload = store.create_upload(&repository(name), Algorithm::Sha256).expect("session");
+    let mut upload = store.create_upload(&repository(name), Algorithm::Sha256, "").expect("session");
     upload.append(blob).expect("append");
     upload.finish(digest).expect("finish");
     digest
@@ -82,7 +89,7 @@ pub(super) fn put(store: &Store, name: &str, tags: &[&str], media_type: &str, by
     let digest = Digest::sha256(bytes);
     let tags = tags.iter().map(|name| tag(name)).collect();
     let push = ManifestPush { repository: repository(name), tags, digest, media_type: media_type.to_owned(), bytes: bytes.to_vec().into() };
-    store.put_manifest(push).map(|()| digest)
+    store.put_manifest(push).map(|_| digest)
 }
 
 /// Pushes an image of one small blob under a tag.
@@ -92,12 +99,13 @@ pub(super) fn push_image(store: &Store, name: &str, tag: &str, content: &[u8]) -
 }
 
 pub(super) fn read(content: Content) -> Vec<u8> {
-    use std::os::unix::fs::FileExt;
     match content {
         Content::Memory(bytes) => bytes.to_vec(),
-        Content::File { file, size } => {
-            let mut bytes = vec![0; size as usize];
-            file.read_exact_at(&mut bytes, 0).expect("read");
+        Content::File(file) => {
+            let mut bytes = vec![0; file.size() as usize];
+            for (index, chunk) in bytes.chunks_mut(CHUNK_SIZE as usize).enumerate() {
+                file.read_chunk(index as u64, chunk).expect("read");
+            }
             bytes
         }
     }
@@ -155,7 +163,7 @@ fn f1_an_upload_goes_on_after_a_restart_at_any_offset() {
         [(Algorithm::Sha256, 1_000_000), (Algorithm::Sha512, CHUNK_SIZE as usize + 1), (Algorithm::Sha256, 2 * CHUNK_SIZE as usize)]
     {
         let store = place.open();
-        let mut upload = store.create_upload(&repository("a"), algorithm).expect("session");
+        let mut upload = store.create_upload(&repository("a"), algorithm, "").expect("session");
         let id = upload.id();
         upload.append(&blob[..cut]).expect("append");
         assert!(matches!(store.open_upload(&repository("a"), id), Err(Error::UploadBusy)));
@@ -179,7 +187,7 @@ fn s3_a_session_of_one_algorithm_ends_with_a_digest_of_the_other() {
     let place = Place::new(1);
     let store = place.open();
     let blob = bytes(5, 200_000);
-    let mut upload = store.create_upload(&repository("a"), Algorithm::Sha256).expect("session");
+    let mut upload = store.create_upload(&repository("a"), Algorithm::Sha256, "").expect("session");
     upload.append(&blob).expect("append");
     upload.finish(Digest::of(Algorithm::Sha512, &blob)).expect("finish");
     assert!(store.blob(&Digest::of(Algorithm::Sha512, &blob)).expect("blob").is_some());
@@ -191,7 +199,7 @@ fn s4_a_wrong_digest_leaves_nothing() {
     let place = Place::new(1);
     let store = place.open();
     for size in [10, 100_000] {
-        let mut upload = store.create_upload(&repository("a"), Algorithm::Sha256).expect("session");
+        let mut upload = store.create_upload(&repository("a"), Algorithm::Sha256, "").expect("session");
         upload.append(&bytes(1, size)).expect("append");
         let wrong = Digest::sha256(b"something else");
         assert!(matches!(upload.finish(wrong), Err(Error::DigestMismatch { .. })));
@@ -204,13 +212,13 @@ fn s4_a_wrong_digest_leaves_nothing() {
 fn f44_sessions_are_bounded_and_expire() {
     let place = Place::new(1);
     let store = place.open();
-    let ids: Vec<_> = (0..8).map(|_| store.create_upload(&repository("a"), Algorithm::Sha256).expect("session").id()).collect();
-    assert!(matches!(store.create_upload(&repository("a"), Algorithm::Sha256), Err(Error::TooManyUploads { limit: 8 })));
+    let ids: Vec<_> = (0..8).map(|_| store.create_upload(&repository("a"), Algorithm::Sha256, "").expect("session").id()).collect();
+    assert!(matches!(store.create_upload(&repository("a"), Algorithm::Sha256, ""), Err(Error::TooManyUploads { limit: 8, .. })));
     store.cancel_upload(&repository("a"), ids[0]).expect("cancel");
     assert_eq!(store.expire_uploads(Duration::from_secs(3600)).expect("expire"), 0);
     std::thread::sleep(Duration::from_millis(2));
     assert_eq!(store.expire_uploads(Duration::ZERO).expect("expire"), 7);
-    store.create_upload(&repository("a"), Algorithm::Sha256).expect("room again");
+    store.create_upload(&repository("a"), Algorithm::Sha256, "").expect("room again");
 }
 
 #[test]

@@ -31,6 +31,8 @@ use crate::failpoint;
 
 /// In front of the ids of sessions in `meta`.
 const SESSION: &str = "upload/";
+/// The client of sessions that nobody began, or nobody remembers who.
+const NOBODY: &str = "";
 /// Progress after which the state is saved in the middle of a request.
 const SAVE_EVERY: u64 = 32 << 20;
 
@@ -47,13 +49,46 @@ pub(super) struct SessionRow {
 #[derive(Debug)]
 pub(super) struct Session {
     repository: RepositoryName,
+    /// Who began it; nobody when that was before a restart.
+    client: String,
     offset: AtomicU64,
     touched_ms: AtomicU64,
     busy: AtomicBool,
 }
 
-/// Sessions by id.
-pub(super) type Sessions = HashMap<Uuid, Arc<Session>>;
+/// Every session, and how many each client began.
+#[derive(Debug, Default)]
+pub(super) struct Sessions {
+    by_id: HashMap<Uuid, Arc<Session>>,
+    by_client: HashMap<String, usize>,
+}
+
+impl Sessions {
+    fn insert(&mut self, id: Uuid, session: Arc<Session>) {
+        *self.by_client.entry(session.client.clone()).or_default() += 1;
+        self.by_id.insert(id, session);
+    }
+
+    fn remove(&mut self, id: &Uuid) {
+        let Some(session) = self.by_id.remove(id) else { return };
+        if let Some(count) = self.by_client.get_mut(&session.client) {
+            *count -= 1;
+            // The list of clients is no longer than that of sessions.
+            if *count == 0 {
+                self.by_client.remove(&session.client);
+            }
+        }
+    }
+
+    /// Bytes that they have taken, all together.
+    pub(super) fn bytes(&self) -> u64 {
+        self.by_id.values().map(|session| session.offset()).sum()
+    }
+
+    fn count_of(&self, client: &str) -> usize {
+        self.by_client.get(client).copied().unwrap_or_default()
+    }
+}
 
 /// An upload session that one request holds. Dropped without `suspend`, it goes on where the bytes end that were taken.
 #[derive(Debug)]
@@ -76,34 +111,50 @@ impl Session {
 
 /// Reads the sessions that the last shutdown left.
 pub(super) fn load(inner: &Inner) -> Result<Sessions> {
-    let mut sessions = Sessions::new();
+    let mut sessions = Sessions::default();
     for row in inner.index.scan(Table::Meta, SESSION.as_bytes(), b"") {
         let (key, row) = row?;
         let Some(id) = std::str::from_utf8(&key).ok().and_then(|key| Uuid::parse_str(key.strip_prefix(SESSION)?).ok()) else { continue };
         let row: SessionRow = decode(Table::Meta, &row)?;
         let offset = row.hashes.as_ref().map_or(0, |hashes| hashes.size);
-        let session = Session { repository: row.repository, offset: offset.into(), touched_ms: row.touched_ms.into(), busy: false.into() };
+        let session = Session {
+            repository: row.repository,
+            client: NOBODY.to_owned(),
+            offset: offset.into(),
+            touched_ms: row.touched_ms.into(),
+            busy: false.into(),
+        };
         sessions.insert(id, Arc::new(session));
     }
     Ok(sessions)
 }
 
 impl Store {
-    /// Begins a session.
+    /// Begins a session for a client, named by its address; the empty one stands for nobody, and is bounded with all others only.
     ///
     /// # Errors
-    /// - `TooManyUploads`: as many are open as `registry.uploads_max` allows.
+    /// - `TooManyUploads`: as many are open as `registry.uploads_max` or `registry.uploads_per_client_max` allows (F44).
     /// - `Full`: nothing can be pushed now.
-    pub fn create_upload(&self, repository: &RepositoryName, algorithm: Algorithm) -> Result<Upload> {
+    pub fn create_upload(&self, repository: &RepositoryName, algorithm: Algorithm, client: &str) -> Result<Upload> {
         self.inner.space.check(0, IndexPart::Pushes)?;
         let id = Uuid::new_v4();
-        let session = Session { repository: repository.clone(), offset: 0.into(), touched_ms: now_ms().into(), busy: true.into() };
+        let session = Session {
+            repository: repository.clone(),
+            client: client.to_owned(),
+            offset: 0.into(),
+            touched_ms: now_ms().into(),
+            busy: true.into(),
+        };
         let session = Arc::new(session);
         {
             let mut sessions = lock(&self.inner.sessions);
-            let limit = self.inner.options.uploads_max;
-            if sessions.len() >= limit {
-                return Err(Error::TooManyUploads { limit });
+            let options = &self.inner.options;
+            let total = (sessions.by_id.len(), options.uploads_max, "registry.uploads_max");
+            let own = (sessions.count_of(client), options.uploads_per_client_max, "registry.uploads_per_client_max");
+            for (open, limit, setting) in [Some(total), Some(own).filter(|_| client != NOBODY)].into_iter().flatten() {
+                if open >= limit {
+                    return Err(Error::TooManyUploads { limit, setting });
+                }
             }
             sessions.insert(id, Arc::clone(&session));
         }
@@ -165,6 +216,7 @@ impl Store {
     pub fn expire_uploads(&self, age: Duration) -> Result<usize> {
         let before = now_ms().saturating_sub(u64::try_from(age.as_millis()).unwrap_or(u64::MAX));
         let expired: Vec<_> = lock(&self.inner.sessions)
+            .by_id
             .iter()
             .filter(|(_, session)| session.touched_ms.load(Ordering::Relaxed) < before && !session.busy.swap(true, Ordering::AcqRel))
             .map(|(id, _)| *id)
@@ -176,7 +228,7 @@ impl Store {
     }
 
     fn session(&self, repository: &RepositoryName, id: Uuid) -> Result<Arc<Session>> {
-        lock(&self.inner.sessions).get(&id).filter(|session| session.repository == *repository).cloned().ok_or(Error::UploadUnknown)
+        lock(&self.inner.sessions).by_id.get(&id).filter(|session| session.repository == *repository).cloned().ok_or(Error::UploadUnknown)
     }
 
     fn forget(&self, id: Uuid) -> Result<()> {
@@ -311,7 +363,7 @@ fn row_key(id: Uuid) -> Vec<u8> {
 
 /// Whether a staged file belongs to a session.
 pub(super) fn is_session(inner: &Inner, id: Uuid) -> bool {
-    lock(&inner.sessions).contains_key(&id)
+    lock(&inner.sessions).by_id.contains_key(&id)
 }
 
 #[cfg(test)]

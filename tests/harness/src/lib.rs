@@ -16,12 +16,16 @@
 //! - [`Image`], [`Content`]: what is pushed; the same seed gives the same bytes on every machine.
 //! - [`CountingS3`]: an S3 server on a folder that counts every HTTP request and fails on demand.
 //! - [`http`]: the client below all of them, for requests that no client would send.
+//! - [`Figure`]: what was measured, beside what was promised.
+//! - [`fuzz`]: inputs that nobody thought of.
 //! - [`wait_until`]: instead of sleeping.
 //!
 //! What the harness itself cannot do (no port, no program, a node that does not get ready) ends the test with a panic that shows
 //! the node's log; what a test wants to look at comes back as a value.
 
 pub mod content;
+pub mod figures;
+pub mod fuzz;
 pub mod http;
 pub mod image;
 pub mod node;
@@ -31,6 +35,8 @@ pub mod s3;
 pub mod wait;
 
 pub use content::{Content, sha256};
+pub use figures::Figure;
+pub use fuzz::fuzz;
 pub use http::{Body, Response};
 pub use image::{Image, Kind};
 pub use node::{Node, NodeBuilder};

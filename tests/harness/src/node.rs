@@ -266,10 +266,32 @@ impl Node {
 
     /// The most memory the process ever had (VmHWM), in bytes, as the kernel knows it.
     pub fn memory_peak_bytes(&self) -> u64 {
-        let id = self.child.as_ref().expect("the node runs").id();
-        let status = std::fs::read_to_string(format!("/proc/{id}/status")).expect("read the state of a running child");
-        let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).expect("the kernel says VmHWM");
-        let kib: u64 = line.trim().trim_end_matches(" kB").parse().expect("VmHWM is a number in kB");
+        self.kernel_bytes("VmHWM:")
+    }
+
+    /// The memory that the process has now (VmRSS), in bytes.
+    pub fn memory_bytes(&self) -> u64 {
+        self.kernel_bytes("VmRSS:")
+    }
+
+    /// How many files, sockets included, the process has open now.
+    pub fn open_files(&self) -> u64 {
+        let entries = std::fs::read_dir(format!("/proc/{}/fd", self.id())).expect("list the open files of a running child");
+        entries.count() as u64
+    }
+
+    /// The process id.
+    ///
+    /// # Panics
+    /// When the node does not run.
+    pub fn id(&self) -> u32 {
+        self.child.as_ref().expect("the node runs").id()
+    }
+
+    fn kernel_bytes(&self, name: &str) -> u64 {
+        let status = std::fs::read_to_string(format!("/proc/{}/status", self.id())).expect("read the state of a running child");
+        let line = status.lines().find_map(|line| line.strip_prefix(name)).expect("the kernel says it");
+        let kib: u64 = line.trim().trim_end_matches(" kB").parse().expect("a number in kB");
         kib * 1024
     }
 

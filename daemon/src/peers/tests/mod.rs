@@ -77,7 +77,7 @@ impl Site {
     async fn push_blob(&self, blob: &[u8]) -> (Digest, BlobLink) {
         let (blob, digest) = (blob.to_vec(), Digest::sha256(blob));
         let link = self.store.run(move |store| {
-            let mut upload = store.create_upload(&repository(), Algorithm::Sha256).expect("session");
+            let mut upload = store.create_upload(&repository(), Algorithm::Sha256, "").expect("session");
             upload.append(&blob).expect("append");
             upload.finish(digest).expect("finish")
         });
@@ -124,6 +124,8 @@ impl Place {
             durability: config.store.durability,
             max_clock_drift: config.peers.max_clock_drift,
             uploads_max: 8,
+            uploads_per_client_max: 8,
+            sparse_manifests: false,
             blob_size_max: 64 << 20,
             renew_after: Duration::from_secs(3600),
             immutable_tags: Vec::new(),

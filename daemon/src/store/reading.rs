@@ -1,0 +1,103 @@
+//! Blob files, opened: what is read from them is checked before anybody gets it.
+//!
+//! A disk gives back other bytes than it was given, now and then. Each MiB of a blob was hashed while it came in; a reader reads whole
+//! MiBs and checks each against its value. What does not pass, or can't be read, is damage: the blob is put aside
+//! ([`super::Store::quarantine`]) and had from elsewhere.
+
+use std::fs::File;
+use std::os::unix::fs::{FileExt, MetadataExt};
+use std::sync::Arc;
+
+use bytes::Bytes;
+use larder_protocol::digest::{CHUNK_SIZE, ChunkList, Digest, TreeHash, tree_hash};
+
+/// A blob's bytes, opened.
+#[derive(Clone, Debug)]
+pub enum Content {
+    /// A small blob, whole and checked.
+    Memory(Bytes),
+    /// A file that holds exactly the blob, from its first byte.
+    File(BlobFile),
+}
+
+/// An opened blob file. Cheap to clone.
+#[derive(Clone, Debug)]
+pub struct BlobFile {
+    file: Arc<File>,
+    digest: Digest,
+    size: u64,
+    proof: Proof,
+}
+
+#[derive(Clone, Debug)]
+enum Proof {
+    /// Of a blob of at most one MiB.
+    Root(TreeHash),
+    Chunks(Arc<ChunkList>),
+}
+
+impl Content {
+    /// Bytes.
+    pub fn size(&self) -> u64 {
+        match self {
+            Content::Memory(bytes) => bytes.len() as u64,
+            Content::File(file) => file.size,
+        }
+    }
+}
+
+impl BlobFile {
+    /// A blob of at most one MiB.
+    pub(crate) fn small(file: File, digest: Digest, size: u64, root: TreeHash) -> Self {
+        Self { file: Arc::new(file), digest, size, proof: Proof::Root(root) }
+    }
+
+    /// A larger blob.
+    pub(crate) fn large(file: File, digest: Digest, chunks: ChunkList) -> Self {
+        Self { file: Arc::new(file), digest, size: chunks.size(), proof: Proof::Chunks(Arc::new(chunks)) }
+    }
+
+    /// The blob.
+    pub fn digest(&self) -> &Digest {
+        &self.digest
+    }
+
+    /// Bytes.
+    pub fn size(&self) -> u64 {
+        self.size
+    }
+
+    /// The open file; what is read from it has to be checked.
+    pub fn file(&self) -> &Arc<File> {
+        &self.file
+    }
+
+    /// Bytes of chunk `index`.
+    pub fn chunk_size(&self, index: u64) -> usize {
+        CHUNK_SIZE.min(self.size.saturating_sub(index.saturating_mul(CHUNK_SIZE))) as usize
+    }
+
+    /// Whether `bytes` are chunk `index`, whole.
+    pub fn holds(&self, index: u64, bytes: &[u8]) -> bool {
+        match &self.proof {
+            Proof::Root(root) => index == 0 && bytes.len() as u64 == self.size && tree_hash(bytes) == *root,
+            Proof::Chunks(chunks) => chunks.holds(index, bytes),
+        }
+    }
+
+    /// Reads chunk `index` into `buffer`, which must be as long as the chunk, and checks it. Blocks.
+    ///
+    /// # Errors
+    /// What is wrong with the blob, in words.
+    pub fn read_chunk(&self, index: u64, buffer: &mut [u8]) -> Result<(), String> {
+        self.file.read_exact_at(buffer, index * CHUNK_SIZE).map_err(|error| format!("read at {}: {error}", index * CHUNK_SIZE))?;
+        crate::failpoint::pass("store/blob/read").map_err(|error| format!("read at {}: {error}", index * CHUNK_SIZE))?;
+        if self.holds(index, buffer) { Ok(()) } else { Err(format!("the MiB at {} is not what was written there", index * CHUNK_SIZE)) }
+    }
+
+    /// Whether this is the file that stands at a path now.
+    pub(super) fn is_at(&self, path: &std::path::Path) -> bool {
+        let same = |ours: std::fs::Metadata, there: std::fs::Metadata| (ours.dev(), ours.ino()) == (there.dev(), there.ino());
+        self.file.metadata().ok().zip(std::fs::symlink_metadata(path).ok()).is_some_and(|(ours, there)| same(ours, there))
+    }
+}

@@ -1,0 +1,82 @@
+//! Figures that were promised: a table for people, JSON for machines, and whether they were met.
+
+use serde_json::{Value, json};
+use std::path::{Path, PathBuf};
+
+/// One line of the table.
+#[derive(Debug, Clone)]
+pub struct Figure {
+    /// What was measured.
+    pub name: String,
+    /// How much.
+    pub value: f64,
+    /// Of what.
+    pub unit: &'static str,
+    /// The same figure of CNCF Distribution.
+    pub against: Option<f64>,
+    /// The most that it may be.
+    pub goal: Option<f64>,
+}
+
+impl Figure {
+    /// A figure without a goal.
+    pub fn new(name: impl Into<String>, value: f64, unit: &'static str) -> Self {
+        Self { name: name.into(), value, unit, against: None, goal: None }
+    }
+
+    /// The same with a goal.
+    pub fn at_most(self, goal: f64) -> Self {
+        Self { goal: Some(goal), ..self }
+    }
+
+    /// The same beside CNCF Distribution's.
+    pub fn against(self, against: f64) -> Self {
+        Self { against: Some(against), ..self }
+    }
+
+    fn is_met(&self) -> bool {
+        self.goal.is_none_or(|goal| self.value <= goal)
+    }
+}
+
+/// Prints figures and writes them as `<name>.json` to the folder `$BENCH_OUT`, or else to `<target>/bench` beside `program`.
+///
+/// # Panics
+/// When a goal was missed, after all was printed.
+pub fn publish(program: &str, name: &str, figures: &[Figure]) {
+    print(figures);
+    let path = write(program, name, figures);
+    println!("written to {}", path.display());
+    for figure in figures {
+        assert!(figure.is_met(), "{}: {} {}, at most {:?} was promised", figure.name, figure.value, figure.unit, figure.goal);
+    }
+}
+
+fn print(figures: &[Figure]) {
+    println!("\n{:<58} {:>12} {:<6} {:>10} {:>12}", "figure", "Larder", "", "at most", "Distribution");
+    for Figure { name, value, unit, against, goal } in figures {
+        let number = |number: &Option<f64>| number.map_or(String::new(), |number| number.to_string());
+        println!("{name:<58} {value:>12.2} {unit:<6} {:>10} {:>12}", number(goal), number(against));
+    }
+    println!();
+}
+
+fn write(program: &str, name: &str, figures: &[Figure]) -> PathBuf {
+    let target = Path::new(program).ancestors().nth(2).expect("the program is in target/release");
+    let folder = std::env::var_os("BENCH_OUT").map_or_else(|| target.join("bench"), PathBuf::from);
+    let path = folder.join(format!("{name}.json"));
+    let entries: Vec<Value> = figures
+        .iter()
+        .map(|figure| {
+            let ratio = figure.against.map(|against| figure.value / against);
+            json!({
+                "name": figure.name, "value": figure.value, "unit": figure.unit,
+                "against": figure.against, "ratio": ratio, "goal": figure.goal, "met": figure.is_met(),
+            })
+        })
+        .collect();
+    std::fs::create_dir_all(&folder).unwrap_or_else(|error| panic!("make {}: {error}", folder.display()));
+    let text = serde_json::to_string_pretty(&entries).expect("figures are JSON");
+    std::fs::write(&path, text + "\n").unwrap_or_else(|error| panic!("write {}: {error}", path.display()));
+    path
+}
