@@ -1,5 +1,6 @@
-//! What breaks under a running node, and what it makes of it: disks that are full.
+//! What breaks under a running node, and what it makes of it: disks that are full, blobs that rot.
 
+mod damage;
 mod evict;
 mod full;
 mod mount;
