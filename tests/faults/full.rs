@@ -54,9 +54,9 @@ async fn f6_pushes_are_put_off_reads_go_on_and_a_delete_makes_room() {
     // One that does not say how much comes is stopped on the way.
     let location = registry(&node).open_upload("team/app").await;
     let body = http::Body::chunked(second.chunks().map(Ok));
-    let answer = http::request("PATCH", &location, &[], body).await.expect("an answer");
+    let answer = registry(&node).request("PATCH", &location, &[], body).await;
     assert_put_off(&answer);
-    http::request("DELETE", &location, &[], http::Body::empty()).await.expect("cancel").expect(204, "cancel");
+    registry(&node).request("DELETE", &location, &[], http::Body::empty()).await.expect(204, "cancel");
 
     registry(&node).pull_image("team/app", "v1", &image).await;
     let small = push(&node, "team/app", Content::new(3, MIB)).await;
