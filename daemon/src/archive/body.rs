@@ -7,6 +7,7 @@ use std::fmt;
 use std::io;
 use std::pin::Pin;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Context, Poll, ready};
 
 use bytes::Bytes;
@@ -31,6 +32,7 @@ pub struct Body {
     pieces: Arc<[Piece]>,
     open: OpenBlob,
     size: u64,
+    damaged: Arc<AtomicBool>,
 }
 
 impl fmt::Debug for Body {
@@ -43,12 +45,17 @@ impl Body {
     /// The body of these pieces.
     pub fn new(pieces: Arc<[Piece]>, open: OpenBlob) -> Self {
         let size = pieces.iter().map(|piece| if let Piece::Blob { size, .. } = piece { *size } else { bytes_of(piece) }).sum();
-        Self { pieces, open, size }
+        Self { pieces, open, size, damaged: Arc::default() }
     }
 
     /// Bytes.
     pub fn size(&self) -> u64 {
         self.size
+    }
+
+    /// Whether a reading ended because a blob on this disk is not what it was.
+    pub fn is_damaged(&self) -> bool {
+        self.damaged.load(Ordering::Acquire)
     }
 
     /// Hands every piece to `take`, in order. Blocks.
@@ -59,7 +66,13 @@ impl Body {
         for piece in self.pieces.iter() {
             match piece {
                 Piece::Bytes(bytes) => take(bytes.clone())?,
-                Piece::Blob { digest, size } => read_blob(&(self.open)(digest)?, digest, *size, &mut take)?,
+                Piece::Blob { digest, size } => {
+                    let read = (self.open)(digest).and_then(|content| read_blob(&content, digest, *size, &mut take));
+                    if read.as_ref().is_err_and(|error| error.kind() == io::ErrorKind::InvalidData) {
+                        self.damaged.store(true, Ordering::Release);
+                    }
+                    read?;
+                }
             }
         }
         Ok(())

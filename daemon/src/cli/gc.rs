@@ -13,7 +13,7 @@ use super::{Format, show};
 /// Do a round of garbage collection and retention now.
 ///
 /// Pushes and pulls go on meanwhile. Layers that no image needs go when no client has relied on them for gc.grace, and their
-/// bytes stay in the trash for gc.trash; tags go by the rules of [[retention]].
+/// bytes stay in the trash for gc.trash; tags go by the rules of the section retention.
 #[derive(Args, Debug)]
 pub(super) struct Gc {
     /// Say what would go and why, and touch nothing

@@ -77,6 +77,10 @@ impl Store {
     /// Links a blob that `from` links into `to`; `false` when `from` has no link.
     pub fn mount(&self, from: &RepositoryName, to: &RepositoryName, digest: &Digest) -> Result<bool> {
         let inner = &self.inner;
+        // A client that is told to push it mends it.
+        if self.is_lost(digest)? {
+            return Ok(false);
+        }
         let mut writing = inner.journal.write(&inner.index);
         let Some(Value::Link(link)) = writing.live(&Key::Link(from.clone(), *digest))? else { return Ok(false) };
         rely(inner, &mut writing, Key::Link(to.clone(), *digest), link)?;

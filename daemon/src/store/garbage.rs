@@ -143,9 +143,14 @@ impl Store {
     }
 
     /// What the link of a blob says, as [`Store::link`]; and the blob is good for a manifest for a while from now on.
+    ///
+    /// `None` also for one that was damaged and has not come back: a client that hears so pushes it again, and that mends it.
     pub fn check_blob(&self, repository: &RepositoryName, digest: &Digest) -> Result<Option<Link>> {
         let inner = &self.inner;
         let key = Key::Link(repository.clone(), *digest);
+        if self.is_lost(digest)? {
+            return Ok(None);
+        }
         match journal::read(&inner.index, &key)? {
             Some(Record { value: Some(Value::Link(link)), stamp, .. }) if inner.is_fresh(stamp) => return Ok(Some(link)),
             Some(Record { value: Some(Value::Link(_)), .. }) => {}

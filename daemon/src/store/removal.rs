@@ -195,6 +195,11 @@ impl Store {
         Ok(lost)
     }
 
+    /// Whether a blob was put aside and has not come back.
+    pub fn is_lost(&self, digest: &Digest) -> Result<bool> {
+        Ok(self.inner.index.get(Table::Job, &job_key(LOST, digest))?.is_some())
+    }
+
     /// Forgets that a blob was lost: nothing needs it any more.
     pub fn give_up(&self, digest: &Digest) -> Result<()> {
         let mut batch = Batch::default();

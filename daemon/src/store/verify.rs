@@ -127,6 +127,19 @@ mod tests {
     }
 
     #[test]
+    fn f8_a_push_mends_damage_that_nobody_has_seen() {
+        let place = Place::new(1);
+        let store = place.open();
+        let blob = bytes(5, 2 * CHUNK_SIZE);
+        for harm in HARMS {
+            let digest = push(&store, "a", &blob);
+            harm(&store.inner.folder.blob(&digest));
+            push(&store, "b", &blob);
+            assert_eq!(store.verify(&digest).expect("readable"), Verdict::Good);
+        }
+    }
+
+    #[test]
     fn a_file_that_was_replaced_meanwhile_is_not_put_aside() {
         let place = Place::new(1);
         let store = place.open();
