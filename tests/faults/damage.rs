@@ -33,7 +33,9 @@ fn remove(path: &Path) {
     std::fs::remove_file(path).expect("remove a blob file");
 }
 
-const HARMS: [(&str, fn(&Path)); 3] = [("a flipped bit", flip), ("a cut file", cut), ("a lost file", remove)];
+type Harm = (&'static str, fn(&Path));
+
+const HARMS: [Harm; 3] = [("a flipped bit", flip), ("a cut file", cut), ("a lost file", remove)];
 
 async fn metric(node: &Node, name: &str) -> u64 {
     let page = registry(node).get("/metrics").await;

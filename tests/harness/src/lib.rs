@@ -17,7 +17,7 @@
 //! - [`CountingS3`]: an S3 server on a folder that counts every HTTP request and fails on demand.
 //! - [`http`]: the client below all of them, for requests that no client would send.
 //! - [`Figure`]: what was measured, beside what was promised.
-//! - [`fuzz`]: inputs that nobody thought of.
+//! - [`fuzz()`]: inputs that nobody thought of.
 //! - [`wait_until`]: instead of sleeping.
 //!
 //! What the harness itself cannot do (no port, no program, a node that does not get ready) ends the test with a panic that shows
