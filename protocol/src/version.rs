@@ -3,6 +3,7 @@
 //! | version | since | what changed |
 //! | --- | --- | --- |
 //! | 1 | 0.1 | the first: hello, join, sync, who-has, chunk list, read |
+//! | 2 | 0.2 | swarms (parts of blobs, followed as they come), reconciliation of what vectors can't tell, roles, liveness |
 //!
 //! A node says which versions it speaks in its hello; the highest that both speak is used. A node speaks its newest
 //! version and the one before, so that a fleet upgrades one host at a time, and back.
@@ -11,7 +12,7 @@
 pub const ALPN: &[u8] = b"larder/1";
 
 /// The newest version that this program speaks.
-pub const NEWEST: u16 = 1;
+pub const NEWEST: u16 = 2;
 /// The oldest version that this program speaks.
 pub const OLDEST: u16 = 1;
 

@@ -141,9 +141,9 @@ async fn call(peers: &Peers, node: NodeId, addresses: &[String]) -> Result<()> {
     let (Answer::Hello(theirs), _) = answer else {
         return Err(Error::Violation { peer: node, what: "something else than a hello".to_owned() });
     };
-    let life = greet::welcome(inner, &theirs).map_err(|refusal| Error::Refused { peer: node, refusal })?;
+    let agreed = greet::welcome(inner, &theirs).map_err(|refusal| Error::Refused { peer: node, refusal })?;
     let dialler = inner.identity.node();
-    peers.spawn(greet::keep(peers.clone(), connection, dialler, life));
+    peers.spawn(greet::keep(peers.clone(), connection, dialler, agreed));
     Ok(())
 }
 

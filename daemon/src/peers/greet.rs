@@ -15,7 +15,7 @@ use tokio::task::JoinSet;
 
 use super::endpoint::Connection;
 use super::error::{Error, Result};
-use super::links::{Link, Links};
+use super::links::{Agreed, Link, Links};
 use super::{Inner, Peers, exchange, join, serve};
 
 /// How long a hello may take.
@@ -60,10 +60,10 @@ pub(super) async fn accept(peers: Peers) {
     }
 }
 
-async fn take_up(peers: Peers, connection: Connection, greeted: std::result::Result<Result<Option<u64>>, tokio::time::error::Elapsed>) {
+async fn take_up(peers: Peers, connection: Connection, greeted: std::result::Result<Result<Option<Agreed>>, tokio::time::error::Elapsed>) {
     let peer = connection.peer();
     match greeted {
-        Ok(Ok(Some(life))) => keep(peers, connection, peer, life).await,
+        Ok(Ok(Some(agreed))) => keep(peers, connection, peer, agreed).await,
         Ok(Ok(None)) => {}
         Ok(Err(Error::Refused { refusal, .. })) => {
             tracing::info!(?peer, why = refusal.meaning(), "a member was turned away: the two nodes don't fit");
@@ -75,15 +75,15 @@ async fn take_up(peers: Peers, connection: Connection, greeted: std::result::Res
     }
 }
 
-/// Answers the first words of a member that called: its life; `None` when it asked to join, and was answered.
-async fn greeted(inner: &Inner, connection: &Connection) -> Result<Option<u64>> {
+/// Answers the first words of a member that called: what was agreed; `None` when it asked to join, and was answered.
+async fn greeted(inner: &Inner, connection: &Connection) -> Result<Option<Agreed>> {
     let mut stream = connection.accept().await?;
     let answer = match stream.receive.message::<Request>().await? {
         Some(Request::Hello(theirs)) => match welcome(inner, &theirs) {
-            Ok(life) => {
+            Ok(agreed) => {
                 stream.send.message(&Answer::Hello(inner.hello())).await?;
                 stream.send.finish();
-                return Ok(Some(life));
+                return Ok(Some(agreed));
             }
             Err(refusal) => Answer::Refused(refusal),
         },
@@ -101,19 +101,20 @@ async fn greeted(inner: &Inner, connection: &Connection) -> Result<Option<u64>> 
     }
 }
 
-/// Whether two nodes can talk; the other's life.
-pub(super) fn welcome(inner: &Inner, theirs: &Hello) -> std::result::Result<u64, Refusal> {
+/// Whether two nodes can talk, and how.
+pub(super) fn welcome(inner: &Inner, theirs: &Hello) -> std::result::Result<Agreed, Refusal> {
     if theirs.cluster != inner.store.cluster() {
         return Err(Refusal::OTHER_CLUSTER);
     }
-    version::agree(theirs.oldest, theirs.newest).map(|_| theirs.life).ok_or(Refusal::VERSION)
+    let version = version::agree(theirs.oldest, theirs.newest).ok_or(Refusal::VERSION)?;
+    Ok(Agreed { life: theirs.life, version })
 }
 
 /// Uses a connection until it ends.
-pub(super) async fn keep(peers: Peers, connection: Connection, dialler: NodeId, life: u64) {
+pub(super) async fn keep(peers: Peers, connection: Connection, dialler: NodeId, agreed: Agreed) {
     let inner = &peers.inner;
     let peer = connection.peer();
-    let Some(link) = inner.links.add(Link::new(connection, dialler, life)) else { return };
+    let Some(link) = inner.links.add(Link::new(connection, dialler, agreed)) else { return };
     let up = Up { links: &inner.links, link, inner };
     up.count();
     // An expulsion that came between the handshake and now found no link to close.

@@ -25,8 +25,7 @@ pub(super) struct Link {
     pub connection: Connection,
     /// The node that dialled.
     dialler: NodeId,
-    /// The peer's, from its hello.
-    life: u64,
+    agreed: Agreed,
     since: Instant,
     /// What the peer is known to know.
     known: Mutex<VersionVector>,
@@ -38,16 +37,25 @@ pub(super) struct Link {
     pub syncs: Semaphore,
 }
 
+/// What two nodes have told each other when they met.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Agreed {
+    /// The peer's life, from its hello.
+    pub life: u64,
+    /// The protocol version that both speak.
+    pub version: u16,
+}
+
 /// The connections by peer.
 #[derive(Debug, Default)]
 pub(super) struct Links(Mutex<HashMap<NodeId, Arc<Link>>>);
 
 impl Link {
-    pub(super) fn new(connection: Connection, dialler: NodeId, life: u64) -> Self {
+    pub(super) fn new(connection: Connection, dialler: NodeId, agreed: Agreed) -> Self {
         Self {
             connection,
             dialler,
-            life,
+            agreed,
             since: Instant::now(),
             known: Mutex::default(),
             heard: AtomicBool::new(false),
@@ -82,6 +90,11 @@ impl Link {
         self.strikes.load(Ordering::Relaxed)
     }
 
+    /// The protocol version that both sides speak: what a later one brought is not asked for.
+    pub(super) fn version(&self) -> u16 {
+        self.agreed.version
+    }
+
     /// How long it has been up.
     pub(super) fn age(&self) -> Duration {
         self.since.elapsed()
@@ -94,7 +107,7 @@ impl Links {
         let mut links = lock(&self.0);
         let peer = link.connection.peer();
         if let Some(old) = links.get(&peer).filter(|old| !old.connection.is_closed())
-            && !takes_over((link.dialler, link.life), (old.dialler, old.life))
+            && !takes_over((link.dialler, link.agreed.life), (old.dialler, old.agreed.life))
         {
             link.connection.close("another connection is up");
             return None;
