@@ -1,8 +1,9 @@
-//! What breaks under a running node, and what it makes of it: disks that are full, blobs that rot.
+//! What breaks under a running node, and what it makes of it: disks that are full, blobs and indexes that rot.
 
 mod damage;
 mod evict;
 mod full;
+mod index;
 mod mount;
 
 use std::time::Duration;

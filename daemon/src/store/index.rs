@@ -178,10 +178,10 @@ impl Index {
         // F43: a later program's tables are opened and left alone; without them RocksDB would refuse to open the others.
         let known = |name: &String| name == UNUSED_TABLE || Table::ALL.iter().any(|(_, known)| known == name);
         let there = if path.join("CURRENT").exists() { DBWithThreadMode::<MultiThreaded>::list_cf(&options, path) } else { Ok(Vec::new()) };
-        let later: Vec<_> = there.map_err(Error::index("list the tables of"))?.into_iter().filter(|name| !known(name)).collect();
+        let later: Vec<_> = there.map_err(|error| unopened(path, error))?.into_iter().filter(|name| !known(name)).collect();
         let later = later.into_iter().map(|name| ColumnFamilyDescriptor::new(name, Options::default()));
         let tables = tables.chain([ColumnFamilyDescriptor::new(UNUSED_TABLE, unused)]).chain(later);
-        let db = DBWithThreadMode::open_cf_descriptors(&options, path, tables).map_err(Error::index("open it"))?;
+        let db = DBWithThreadMode::open_cf_descriptors(&options, path, tables).map_err(|error| unopened(path, error))?;
         Ok(Self { db })
     }
 
@@ -270,6 +270,18 @@ fn sum(_: &[u8], standing: Option<&[u8]>, added: &rocksdb::MergeOperands) -> Opt
     let number = |bytes: &[u8]| bytes.try_into().map_or(0, i64::from_le_bytes);
     let total = added.iter().fold(standing.map_or(0, number), |total, by| total.saturating_add(number(by)));
     Some(total.to_le_bytes().to_vec())
+}
+
+/// Why the index was not opened; of a damaged one, what to do (F9).
+fn unopened(path: &Path, error: rocksdb::Error) -> Error {
+    if error.kind() != rocksdb::ErrorKind::Corruption {
+        return Error::index("open it")(error);
+    }
+    let detail = format!(
+        "{error}; nothing was changed: move the data folder away, start with an empty one, and let the node join again or restore it from the \
+         bucket, which brings everything back that another node or the archive has"
+    );
+    Error::Damaged { what: format!("the index in {}", path.display()), detail }
 }
 
 /// Reads a row that the codec wrote.
