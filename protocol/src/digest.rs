@@ -284,7 +284,7 @@ pub fn tree_hash(bytes: &[u8]) -> TreeHash {
 }
 
 /// Merges the values of a subtree of `size` bytes; depth is logarithmic in the number of values.
-fn subtree(values: &[ChainingValue], size: u64) -> ChainingValue {
+pub(crate) fn subtree(values: &[ChainingValue], size: u64) -> ChainingValue {
     if let [value] = values {
         return *value;
     }

@@ -28,11 +28,13 @@
 //!
 //! [`pack`] has the format of the one kind of object that is written: a tar that is also an OCI image layout.
 
+pub mod chunks;
 pub mod codec;
 pub mod digest;
 pub mod frame;
 pub mod message;
 pub mod name;
+pub mod opening;
 pub mod pack;
 pub mod record;
 pub mod refusal;

@@ -10,22 +10,31 @@
 //! WhoHas     -> Answer::Holders
 //! ChunkList  -> Answer::ChunkList
 //! Read       -> Answer::Read, then `length` raw bytes
+//! Follow     -> Answer::Standing... (stays open until it says how it ends)
+//! Chunk      -> Answer::Read, then `length` raw bytes; or Answer::Elsewhere
+//! Opening    -> Answer::Opening
 //! any        -> Answer::Refused
 //! ```
 
 use serde::{Deserialize, Serialize};
 
+use crate::chunks::ChunkBits;
 use crate::codec::{self, InvalidBytes};
 use crate::digest::Digest;
 use crate::frame::{Frame, Kind};
+use crate::opening::Opening;
 use crate::record::{InvalidRecord, Member, Numbered, RawRecord};
 use crate::refusal::Refusal;
+use crate::stamp::NodeId;
 use crate::vector::{Origin, VersionVector};
 
 /// Most digests in one `WhoHas`.
 pub const WHO_HAS_MAX: usize = 1000;
 /// Most bytes in one `Read`.
 pub const READ_MAX: u64 = 16 << 20;
+
+/// Most nodes that an answer names as holders of a chunk.
+pub const ELSEWHERE_MAX: usize = 8;
 
 /// What a stream is for.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -42,6 +51,12 @@ pub enum Request {
     ChunkList(Digest),
     /// Bytes of a blob.
     Read(Read),
+    /// I am fetching this blob: what do you have of it, now and as it comes? Who fetches it too may ask the same back.
+    Follow(Digest),
+    /// One chunk of a blob, or who else has it.
+    Chunk(ChunkRead),
+    /// The first bytes of a blob and what proves them.
+    Opening(Digest),
 }
 
 /// The first answer on a stream.
@@ -62,6 +77,12 @@ pub enum Answer {
     },
     /// No.
     Refused(Refusal),
+    /// What is here of a blob that is followed.
+    Standing(Standing),
+    /// These have the chunk, or will soon: ask them. At most [`ELSEWHERE_MAX`].
+    Elsewhere(Vec<NodeId>),
+    /// The first bytes.
+    Opening(Opening),
 }
 
 /// What follows on a sync stream.
@@ -117,6 +138,55 @@ pub struct Read {
     pub offset: u64,
     /// Bytes, at most [`READ_MAX`].
     pub length: u64,
+}
+
+/// For whom bytes are; what stands first goes first.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub enum Class {
+    /// A client waits.
+    Client,
+    /// A copy that its owner does not have yet.
+    Replication,
+    /// A copy that was lost, or moves.
+    Repair,
+}
+
+/// One chunk of a blob.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ChunkRead {
+    /// The blob.
+    pub digest: Digest,
+    /// From 0.
+    pub index: u32,
+    /// For whom.
+    pub class: Class,
+    /// Nobody else gives it to me: don't say who has it, send it.
+    pub insist: bool,
+}
+
+/// What a node has of a blob. `Nothing` and `Whole` end the stream.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Standing {
+    /// Nothing, and nothing is on its way.
+    Nothing,
+    /// All of it.
+    Whole,
+    /// Some chunks, and some that are on their way.
+    Part {
+        /// Here, and checked.
+        have: ChunkBits,
+        /// Asked for.
+        coming: ChunkBits,
+    },
+    /// What changed since.
+    Change {
+        /// Here now.
+        landed: Vec<u32>,
+        /// Asked for now.
+        coming: Vec<u32>,
+        /// Not asked for any more.
+        dropped: Vec<u32>,
+    },
 }
 
 /// A numbered record, as it travels.

@@ -7,7 +7,7 @@ use proptest::prelude::*;
 use super::*;
 use crate::digest::Algorithm;
 use crate::record::{Archived, Key, Link, Located, Manifest, PackId, Record, TagTarget, Value};
-use crate::stamp::{HybridTime, NodeId, Stamp};
+use crate::stamp::{HybridTime, Stamp};
 
 fn origin() -> Origin {
     Origin { node: NodeId([7; 32]), incarnation: 1_700_000_000_000 }
@@ -91,6 +91,30 @@ fn frames() -> Vec<(String, Frame)> {
     frames.into_iter().map(|(name, frame)| (name.to_owned(), frame)).collect()
 }
 
+/// What version 2 brought.
+fn frames_of_version_2() -> Vec<(String, Frame)> {
+    let digest = Digest::sha256(b"blob");
+    let chunk = ChunkRead { digest, index: 7, class: Class::Replication, insist: true };
+    let part = Standing::Part { have: ChunkBits(vec![5, 1]), coming: ChunkBits(vec![2, 0]) };
+    let change = Standing::Change { landed: vec![1], coming: vec![3, 300], dropped: vec![] };
+    let frames = vec![
+        ("request-follow", Request::Follow(digest).to_frame()),
+        ("request-chunk", Request::Chunk(chunk).to_frame()),
+        ("request-opening", Request::Opening(digest).to_frame()),
+        ("answer-standing-nothing", Answer::Standing(Standing::Nothing).to_frame()),
+        ("answer-standing-whole", Answer::Standing(Standing::Whole).to_frame()),
+        ("answer-standing-part", Answer::Standing(part).to_frame()),
+        ("answer-standing-change", Answer::Standing(change).to_frame()),
+        ("answer-elsewhere", Answer::Elsewhere(vec![NodeId([7; 32])]).to_frame()),
+        ("answer-opening", Answer::Opening(Opening::new(4, &[], b"blob")).to_frame()),
+    ];
+    frames.into_iter().map(|(name, frame)| (name.to_owned(), frame)).collect()
+}
+
+fn all_frames() -> Vec<(String, Frame)> {
+    frames().into_iter().chain(frames_of_version_2()).collect()
+}
+
 /// Decodes a frame as its kind says, and writes it again.
 fn through(frame: &Frame) -> Result<Frame, InvalidMessage> {
     match frame.kind {
@@ -103,7 +127,7 @@ fn through(frame: &Frame) -> Result<Frame, InvalidMessage> {
 
 #[test]
 fn messages_read_back_what_they_wrote() {
-    for (name, frame) in frames() {
+    for (name, frame) in all_frames() {
         assert_eq!(through(&frame).expect("own frame"), frame, "{name}");
     }
     for (name, record) in records() {
@@ -113,7 +137,7 @@ fn messages_read_back_what_they_wrote() {
 
 #[test]
 fn s34_truncated_messages_are_errors() {
-    for (name, frame) in frames() {
+    for (name, frame) in all_frames() {
         for length in 0..frame.body.len() {
             let cut = Frame { kind: frame.kind, body: frame.body[..length].to_vec() };
             assert!(through(&cut).is_err(), "{name} cut at {length}");
@@ -124,11 +148,16 @@ fn s34_truncated_messages_are_errors() {
     }
 }
 
-/// The bytes of version 1: a change here is a change of the protocol, and makes a new folder.
+/// The bytes of each version: a change here is a change of the protocol, and makes a new folder.
 #[test]
-fn golden_bytes_of_version_1_stand() {
-    let folder = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("testdata/v1");
-    for (name, frame) in frames() {
+fn golden_bytes_stand() {
+    golden("v1", frames());
+    golden("v2", frames_of_version_2());
+}
+
+fn golden(version: &str, frames: Vec<(String, Frame)>) {
+    let folder = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("testdata").join(version);
+    for (name, frame) in frames {
         let file = folder.join(format!("{name}.frame"));
         let expected = std::fs::read(&file).unwrap_or_else(|_| {
             // A message that is new in this version has no file yet.
@@ -146,8 +175,8 @@ proptest! {
     }
 
     #[test]
-    fn s34_flipped_bits_never_panic(which in 0usize..20, bit in any::<prop::sample::Index>()) {
-        let frames = frames();
+    fn s34_flipped_bits_never_panic(which in 0usize..60, bit in any::<prop::sample::Index>()) {
+        let frames = all_frames();
         let mut frame = frames[which % frames.len()].1.clone();
         let at = bit.index(frame.body.len() * 8);
         frame.body[at / 8] ^= 1 << (at % 8);
