@@ -13,6 +13,8 @@
 //! Follow     -> Answer::Standing... (stays open until it says how it ends)
 //! Chunk      -> Answer::Read, then `length` raw bytes; or Answer::Elsewhere
 //! Opening    -> Answer::Opening
+//! Keep       -> Answer::Holders... (whether all is known, then each blob), now and then, the last when there is no more to come
+//! Vouch      -> Answer::Holders
 //! any        -> Answer::Refused
 //! ```
 
@@ -57,6 +59,10 @@ pub enum Request {
     Chunk(ChunkRead),
     /// The first bytes of a blob and what proves them.
     Opening(Digest),
+    /// Know this much and have these blobs whole, so that somebody may rely on it.
+    Keep(Keep),
+    /// Which of these blobs do you have whole, and are not about to drop? At most [`WHO_HAS_MAX`].
+    Vouch(Vec<Digest>),
 }
 
 /// The first answer on a stream.
@@ -187,6 +193,15 @@ pub enum Standing {
         /// Not asked for any more.
         dropped: Vec<u32>,
     },
+}
+
+/// What a node is asked to have, now and not in its own time.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Keep {
+    /// What it has to know of records.
+    pub vector: VersionVector,
+    /// The blobs that it has to have; they are linked by the records. At most [`WHO_HAS_MAX`].
+    pub digests: Vec<Digest>,
 }
 
 /// A numbered record, as it travels.

@@ -46,7 +46,13 @@ pub(super) async fn answer(inner: &Inner, link: &Arc<Link>, mut stream: Stream) 
             Ok(None) => Answer::Refused(Refusal::NOT_HERE),
             Err(_) => Answer::Refused(Refusal::FAILED),
         },
-        Request::Hello(_) | Request::Join(_) | Request::Follow(_) | Request::Chunk(_) | Request::Opening(_) => Answer::Refused(Refusal::UNKNOWN),
+        Request::Hello(_)
+        | Request::Join(_)
+        | Request::Follow(_)
+        | Request::Chunk(_)
+        | Request::Opening(_)
+        | Request::Keep(_)
+        | Request::Vouch(_) => Answer::Refused(Refusal::UNKNOWN),
     };
     stream.send.message(&answer).await?;
     stream.send.finish();

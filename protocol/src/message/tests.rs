@@ -97,6 +97,8 @@ fn frames_of_version_2() -> Vec<(String, Frame)> {
     let chunk = ChunkRead { digest, index: 7, class: Class::Replication, insist: true };
     let part = Standing::Part { have: ChunkBits(vec![5, 1]), coming: ChunkBits(vec![2, 0]) };
     let change = Standing::Change { landed: vec![1], coming: vec![3, 300], dropped: vec![] };
+    let vector: VersionVector = [(origin(), 42)].into_iter().collect();
+    let digests = vec![digest, Digest::of(Algorithm::Sha512, b"other")];
     let frames = vec![
         ("request-follow", Request::Follow(digest).to_frame()),
         ("request-chunk", Request::Chunk(chunk).to_frame()),
@@ -107,6 +109,8 @@ fn frames_of_version_2() -> Vec<(String, Frame)> {
         ("answer-standing-change", Answer::Standing(change).to_frame()),
         ("answer-elsewhere", Answer::Elsewhere(vec![NodeId([7; 32])]).to_frame()),
         ("answer-opening", Answer::Opening(Opening::new(4, &[], b"blob")).to_frame()),
+        ("request-keep", Request::Keep(Keep { vector, digests: digests.clone() }).to_frame()),
+        ("request-vouch", Request::Vouch(digests).to_frame()),
     ];
     frames.into_iter().map(|(name, frame)| (name.to_owned(), frame)).collect()
 }
