@@ -24,6 +24,8 @@ pub enum Kind {
     Update,
     /// How far the reader of records has come.
     Seen,
+    /// Finding out which records differ.
+    Reconciling,
 }
 
 impl Kind {
@@ -34,6 +36,7 @@ impl Kind {
             Kind::Answer => 2,
             Kind::Update => 3,
             Kind::Seen => 4,
+            Kind::Reconciling => 20,
         }
     }
 
@@ -43,12 +46,12 @@ impl Kind {
             // The chunk list of the largest blob that may be configured to be usual: 32 bytes a MiB.
             Kind::Answer => 8 << 20,
             // One manifest of the largest configurable size, and what goes with it.
-            Kind::Update => 20 << 20,
+            Kind::Update | Kind::Reconciling => 20 << 20,
         }
     }
 
     fn of(number: u16) -> Option<Self> {
-        [Kind::Request, Kind::Answer, Kind::Update, Kind::Seen].into_iter().find(|kind| kind.number() == number)
+        [Kind::Request, Kind::Answer, Kind::Update, Kind::Seen, Kind::Reconciling].into_iter().find(|kind| kind.number() == number)
     }
 }
 
@@ -120,7 +123,7 @@ mod tests {
 
     #[test]
     fn s34_a_length_beyond_the_limit_is_refused_before_its_body() {
-        for kind in [Kind::Request, Kind::Answer, Kind::Update, Kind::Seen] {
+        for kind in [Kind::Request, Kind::Answer, Kind::Update, Kind::Seen, Kind::Reconciling] {
             let claim = |length: usize| {
                 let mut bytes = [0; HEADER_SIZE];
                 bytes[..2].copy_from_slice(&kind.number().to_le_bytes());

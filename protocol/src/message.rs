@@ -15,6 +15,8 @@
 //! Opening    -> Answer::Opening
 //! Keep       -> Answer::Holders... (whether all is known, then each blob), now and then, the last when there is no more to come
 //! Vouch      -> Answer::Holders
+//! Compare, Places, Reconcile                        see `compare`
+//! SyncBrief  -> as Sync, or Update::Unlike
 //! any        -> Answer::Refused
 //! ```
 
@@ -28,7 +30,12 @@ use crate::opening::Opening;
 use crate::record::{InvalidRecord, Member, Numbered, RawRecord};
 use crate::refusal::Refusal;
 use crate::stamp::NodeId;
+use crate::state::Sum;
 use crate::vector::{Origin, VersionVector};
+
+pub mod compare;
+
+use compare::{Reconcile, Summary};
 
 /// Most digests in one `WhoHas`.
 pub const WHO_HAS_MAX: usize = 1000;
@@ -63,6 +70,14 @@ pub enum Request {
     Keep(Keep),
     /// Which of these blobs do you have whole, and are not about to drop? At most [`WHO_HAS_MAX`].
     Vouch(Vec<Digest>),
+    /// Version 2: do we hold the same?
+    Compare(Summary),
+    /// Version 2: the sums of a kind.
+    Places(u16),
+    /// Version 2: which records differ?
+    Reconcile(Reconcile),
+    /// Version 2, as `Sync`: what I know has this hash. Two nodes that know the same need not tell each other what.
+    SyncBrief([u8; 32]),
 }
 
 /// The first answer on a stream.
@@ -89,6 +104,10 @@ pub enum Answer {
     Elsewhere(Vec<NodeId>),
     /// The first bytes.
     Opening(Opening),
+    /// What is held here.
+    Compared(Summary),
+    /// The sums, in order of their places.
+    Places(Vec<Sum>),
 }
 
 /// What follows on a sync stream.
@@ -98,6 +117,11 @@ pub enum Update {
     Records(Vec<NumberedRecord>),
     /// That was all up to here: this is what you know now.
     Caught(VersionVector),
+    /// Version 2: what you know has another hash than what is known here; ask again, in full.
+    Unlike,
+    /// Version 2: you were away too long: tombstones up to here were purged that you have not seen. What follows, up to the next
+    /// `Caught`, is everything there is; what it does not have and its vector covers was deleted (F18).
+    Snapshot(VersionVector),
 }
 
 /// Who a node is.

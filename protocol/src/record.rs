@@ -33,7 +33,7 @@ use crate::vector::Origin;
 pub const PACK_CONTENTS_MAX: usize = 10_000;
 
 /// Kind numbers, as they stand on the wire.
-mod kind {
+pub(crate) mod kind {
     pub const MANIFEST: u16 = 2;
     pub const TAG: u16 = 3;
     pub const LINK: u16 = 4;

@@ -44,6 +44,41 @@ impl VersionVector {
         }
     }
 
+    /// Lowers `origin` to `sequence`: what is known behind it may be something else than what others know there.
+    pub fn lower(&mut self, origin: &Origin, sequence: u64) {
+        if let Some(known) = self.0.get_mut(origin) {
+            *known = sequence.min(*known);
+        }
+    }
+
+    /// What both know.
+    pub fn common(&self, other: &Self) -> Self {
+        let both = self.iter().map(|(origin, sequence)| (origin, sequence.min(other.get(&origin))));
+        both.filter(|(_, sequence)| *sequence > 0).collect()
+    }
+
+    /// What is known here beyond `other`.
+    pub fn beyond(&self, other: &Self) -> Self {
+        self.iter().filter(|(origin, sequence)| *sequence > other.get(origin)).collect()
+    }
+
+    /// The latest life of a node that is known, if any.
+    pub fn last_life(&self, node: &NodeId) -> Option<u64> {
+        let (first, last) = (Origin { node: *node, incarnation: 0 }, Origin { node: *node, incarnation: u64::MAX });
+        self.0.range(first..=last).next_back().map(|(origin, _)| origin.incarnation)
+    }
+
+    /// A hash that two vectors share exactly when they are equal.
+    pub fn hash(&self) -> [u8; 32] {
+        let mut hasher = blake3::Hasher::new_derive_key("larder 2026 version vector");
+        for (origin, sequence) in self.iter().filter(|(_, sequence)| *sequence > 0) {
+            hasher.update(&origin.node.0);
+            hasher.update(&origin.incarnation.to_le_bytes());
+            hasher.update(&sequence.to_le_bytes());
+        }
+        *hasher.finalize().as_bytes()
+    }
+
     /// Whether everything that `other` knows is known here.
     pub fn covers(&self, other: &Self) -> bool {
         other.iter().all(|(origin, sequence)| self.get(&origin) >= sequence)
@@ -103,6 +138,15 @@ mod tests {
             prop_assert!(merged(&a, &b).covers(&merged(&b, &a)) && merged(&b, &a).covers(&merged(&a, &b)));
             prop_assert_eq!(merged(&merged(&a, &b), &c), merged(&a, &merged(&b, &c)));
             prop_assert_eq!(merged(&a, &a), a);
+        }
+
+        #[test]
+        fn what_is_common_is_covered_by_both_and_what_is_beyond_makes_up_the_rest(a in vectors(), b in vectors()) {
+            let common = a.common(&b);
+            prop_assert!(a.covers(&common) && b.covers(&common));
+            prop_assert_eq!(&common, &b.common(&a));
+            prop_assert!(merged(&b, &a.beyond(&b)).covers(&a));
+            prop_assert!(b.covers(&a) == a.beyond(&b).is_empty());
         }
 
         #[test]

@@ -19,7 +19,7 @@ use crate::store::{self, Content};
 const REQUEST: Duration = Duration::from_secs(10);
 
 /// Answers one stream of a member.
-pub(super) async fn answer(inner: &Inner, link: &Arc<Link>, mut stream: Stream) -> Result<()> {
+pub(super) async fn answer(inner: &Arc<Inner>, link: &Arc<Link>, mut stream: Stream) -> Result<()> {
     let peer = link.connection.peer();
     let late = |_| Error::Violation { peer, what: "a stream without a request".to_owned() };
     let request = tokio::time::timeout(REQUEST, stream.receive.message::<Request>()).await.map_err(late)??;
@@ -52,7 +52,11 @@ pub(super) async fn answer(inner: &Inner, link: &Arc<Link>, mut stream: Stream) 
         | Request::Chunk(_)
         | Request::Opening(_)
         | Request::Keep(_)
-        | Request::Vouch(_) => Answer::Refused(Refusal::UNKNOWN),
+        | Request::Vouch(_)
+        | Request::Compare(_)
+        | Request::Places(_)
+        | Request::Reconcile(_)
+        | Request::SyncBrief(_) => Answer::Refused(Refusal::UNKNOWN),
     };
     stream.send.message(&answer).await?;
     stream.send.finish();

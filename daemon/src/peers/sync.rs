@@ -72,6 +72,8 @@ impl Gather {
                 let advance = vector.iter().filter(|(origin, _)| !self.held.contains(origin)).collect();
                 Ok(Some(self.part(advance, true)))
             }
+            // What was not asked for.
+            Update::Unlike | Update::Snapshot(_) => Ok(None),
         }
     }
 
