@@ -22,6 +22,8 @@
 //!  +--------+------------+----------------+      length <= frame::LENGTH_MAX, checked before reading
 //! ```
 //!
+//! Who is alive is told in datagrams beside the streams: [`swim`].
+//!
 //! The body is what [`codec`] makes of the message. Blob bytes follow a frame raw and are never encoded.
 //!
 //! # In the bucket
@@ -41,5 +43,6 @@ pub mod record;
 pub mod refusal;
 pub mod stamp;
 pub mod state;
+pub mod swim;
 pub mod vector;
 pub mod version;

@@ -15,6 +15,7 @@
 //!    4  Link        repository, NUL, digest key          size, BLAKE3 root, CRC-64/NVME
 //!    5  Archived    writer (32), incarnation, sequence   bucket, object key, size, contents
 //!    6  Member      node id (32)                         name, zone, addresses, bucket, version
+//!    7  Role        node id (32)                         what the node may do, as bits
 //! ```
 //!
 //! (Numbers in keys are big-endian, so that keys sort as they mean. Kind 1 is kept for repository settings.)
@@ -39,6 +40,7 @@ pub(crate) mod kind {
     pub const LINK: u16 = 4;
     pub const ARCHIVED: u16 = 5;
     pub const MEMBER: u16 = 6;
+    pub const ROLE: u16 = 7;
 }
 
 /// Names a pack in a bucket: who wrote it, in which life, as which of its packs.
@@ -63,6 +65,8 @@ pub enum Key {
     Archived(PackId),
     /// A node of the cluster; a tombstone here expels it.
     Member(NodeId),
+    /// What a node may do; without such a record, everything.
+    Role(NodeId),
     /// A kind of a later program.
     Unknown {
         /// Its number.
@@ -85,6 +89,8 @@ pub enum Value {
     Archived(Archived),
     /// See [`Member`].
     Member(Member),
+    /// See [`Roles`].
+    Role(Roles),
     /// The bytes of a later program's value.
     Unknown(Vec<u8>),
 }
@@ -162,6 +168,48 @@ pub struct Member {
     pub version: String,
 }
 
+/// What a node may do, as bits whose meaning never changes; those of a later program are kept.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Roles(pub u32);
+
+impl Roles {
+    const WRITER: u32 = 1;
+    const ARCHIVER: u32 = 2;
+
+    /// These roles with another answer to whether records of the node count. A node that is no writer is a reader.
+    #[must_use]
+    pub fn with_writer(self, is_writer: bool) -> Self {
+        self.with(Self::WRITER, is_writer)
+    }
+
+    /// These roles with another answer to whether the node may archive what other nodes wrote.
+    #[must_use]
+    pub fn with_archiver(self, is_archiver: bool) -> Self {
+        self.with(Self::ARCHIVER, is_archiver)
+    }
+
+    /// Whether the node's records count: it may push and delete.
+    pub fn is_writer(self) -> bool {
+        self.0 & Self::WRITER != 0
+    }
+
+    /// Whether it may archive what other nodes wrote.
+    pub fn is_archiver(self) -> bool {
+        self.0 & Self::ARCHIVER != 0
+    }
+
+    fn with(self, bit: u32, is_set: bool) -> Self {
+        Self(if is_set { self.0 | bit } else { self.0 & !bit })
+    }
+}
+
+/// Everything: what a node may do of which no record says anything else.
+impl Default for Roles {
+    fn default() -> Self {
+        Self(Self::WRITER | Self::ARCHIVER)
+    }
+}
+
 /// One replicated fact.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Record {
@@ -237,6 +285,7 @@ impl Key {
             Key::Link(..) => kind::LINK,
             Key::Archived(_) => kind::ARCHIVED,
             Key::Member(_) => kind::MEMBER,
+            Key::Role(_) => kind::ROLE,
             Key::Unknown { kind, .. } => *kind,
         }
     }
@@ -247,7 +296,7 @@ impl Key {
             Key::Manifest(repository, digest) | Key::Link(repository, digest) => within(repository, &digest.to_key()),
             Key::Tag(repository, tag) => within(repository, tag.as_str().as_bytes()),
             Key::Archived(pack) => pack.to_bytes(),
-            Key::Member(node) => node.0.to_vec(),
+            Key::Member(node) | Key::Role(node) => node.0.to_vec(),
             Key::Unknown { key, .. } => key.clone(),
         }
     }
@@ -265,6 +314,7 @@ impl Key {
             kind::LINK => split(bytes).and_then(|(repository, rest)| Some(Key::Link(repository, Digest::from_key(rest)?))),
             kind::ARCHIVED => PackId::from_bytes(bytes).map(Key::Archived),
             kind::MEMBER => bytes.try_into().ok().map(|id| Key::Member(NodeId(id))),
+            kind::ROLE => bytes.try_into().ok().map(|id| Key::Role(NodeId(id))),
             _ => Some(Key::Unknown { kind, key: bytes.to_vec() }),
         };
         key.ok_or(InvalidRecord::Key { kind: kind_name(kind) })
@@ -301,6 +351,7 @@ impl Value {
             Value::Link(value) => codec::encode(value),
             Value::Archived(value) => codec::encode(value),
             Value::Member(value) => codec::encode(value),
+            Value::Role(value) => codec::encode(value),
             Value::Unknown(bytes) => bytes.clone(),
         }
     }
@@ -316,6 +367,7 @@ impl Value {
             kind::LINK => codec::decode(bytes).map(Value::Link),
             kind::ARCHIVED => codec::decode(bytes).map(Value::Archived),
             kind::MEMBER => codec::decode(bytes).map(Value::Member),
+            kind::ROLE => codec::decode(bytes).map(Value::Role),
             _ => Ok(Value::Unknown(bytes.to_vec())),
         };
         match value.map_err(|source| InvalidRecord::Value { kind: kind_name(kind), source })? {
@@ -375,6 +427,7 @@ fn kind_name(kind: u16) -> &'static str {
         kind::LINK => "link",
         kind::ARCHIVED => "archived",
         kind::MEMBER => "member",
+        kind::ROLE => "role",
         _ => "unknown",
     }
 }

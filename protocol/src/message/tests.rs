@@ -6,7 +6,7 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::digest::Algorithm;
-use crate::record::{Archived, Key, Link, Located, Manifest, PackId, Record, TagTarget, Value};
+use crate::record::{Archived, Key, Link, Located, Manifest, PackId, Record, Roles, TagTarget, Value};
 use crate::stamp::{HybridTime, Stamp};
 
 fn origin() -> Origin {
@@ -99,7 +99,13 @@ fn frames_of_version_2() -> Vec<(String, Frame)> {
     let change = Standing::Change { landed: vec![1], coming: vec![3, 300], dropped: vec![] };
     let vector: VersionVector = [(origin(), 42)].into_iter().collect();
     let digests = vec![digest, Digest::of(Algorithm::Sha512, b"other")];
+    let role = Record {
+        key: Key::Role(NodeId([9; 32])),
+        value: Some(Value::Role(Roles::default().with_writer(false))),
+        stamp: Stamp { time: HybridTime::from_ms(1_700_000_000_001), node: NodeId([7; 32]) },
+    };
     let frames = vec![
+        ("role", Update::Records(vec![NumberedRecord { origin: origin(), sequence: 1, record: role.to_raw() }]).to_frame()),
         ("request-follow", Request::Follow(digest).to_frame()),
         ("request-chunk", Request::Chunk(chunk).to_frame()),
         ("request-opening", Request::Opening(digest).to_frame()),
