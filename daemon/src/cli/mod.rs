@@ -24,6 +24,7 @@ mod client;
 mod completions;
 mod gc;
 mod man;
+mod nearest;
 mod peers;
 mod repo;
 mod restore;
@@ -92,6 +93,8 @@ enum Command {
     Scrub(scrub::Scrub),
     /// Bring a bucket's content back on a node that has none
     Restore(restore::Restore),
+    /// Say which node's registry is nearest from here
+    Nearest(nearest::Nearest),
     /// Print or install the configuration of a client on this host
     Setup(setup::Setup),
     /// Print the completions of a shell
@@ -146,6 +149,7 @@ impl Command {
         match self {
             Self::Serve(serve) => serve.run(context),
             Self::CheckConfig(check) => check.run(context, out),
+            Self::Nearest(nearest) => nearest.run(out),
             Self::Setup(setup) => setup.run(context, out),
             Self::Completions(completions) => completions.run(out),
             Self::Man(man) => man.run(out),
@@ -170,7 +174,7 @@ impl Command {
             Self::Gc(gc) => gc.run(client, out).await,
             Self::Scrub(scrub) => scrub.run(client, out).await,
             Self::Restore(restore) => restore.run(client, out).await,
-            Self::Serve(_) | Self::CheckConfig(_) | Self::Setup(_) | Self::Completions(_) | Self::Man(_) => {
+            Self::Serve(_) | Self::CheckConfig(_) | Self::Nearest(_) | Self::Setup(_) | Self::Completions(_) | Self::Man(_) => {
                 unreachable!("these ask no daemon, and ran in `run`")
             }
         }

@@ -12,26 +12,64 @@ use toml::{Table, Value};
 use super::{Change, below, read};
 
 const FOLDER: &str = "/etc/containerd/certs.d";
+const HUB: &str = "https://registry-1.docker.io";
+const READ: &[&str] = &["pull", "resolve"];
+const WRITE: &[&str] = &["pull", "resolve", "push"];
 
-/// What has to change for a registry at this address.
-pub(super) fn plan(root: &Path, address: &str) -> anyhow::Result<Vec<Change>> {
-    let own = change(root, address, &format!("http://{address}"), address, &["pull", "resolve", "push"])?;
-    let hub = change(root, "docker.io", "https://registry-1.docker.io", address, &["pull", "resolve"])?;
-    Ok(vec![own, hub])
+/// What has to change for registries at these addresses: each one's own folder, where the others stand in for it when it is down, and
+/// Docker Hub's.
+pub(super) fn plan(root: &Path, addresses: &[String]) -> anyhow::Result<Vec<Change>> {
+    let mut changes = Vec::new();
+    for own in addresses {
+        let others = addresses.iter().filter(|other| *other != own).map(|other| (other.as_str(), READ));
+        let hosts: Vec<_> = [(own.as_str(), WRITE)].into_iter().chain(others).collect();
+        changes.push(change(root, own, &format!("http://{own}"), &hosts)?);
+    }
+    let hosts: Vec<_> = addresses.iter().map(|address| (address.as_str(), READ)).collect();
+    changes.push(change(root, "docker.io", HUB, &hosts)?);
+    Ok(changes)
 }
 
-fn change(root: &Path, registry: &str, server: &str, address: &str, capabilities: &[&str]) -> anyhow::Result<Change> {
+fn change(root: &Path, registry: &str, server: &str, hosts: &[(&str, &[&str])]) -> anyhow::Result<Change> {
     let path = below(root, &format!("{FOLDER}/{registry}/hosts.toml"));
     let before = read(&path)?;
-    let host = format!("[host.\"http://{address}\"]\ncapabilities = {capabilities:?}\n");
     let after = match &before {
-        None => format!("server = {server:?}\n\n{host}"),
+        None => whole(server, hosts),
+        // As this program wrote it, perhaps in another order: nobody's own words are in it.
+        Some(text) if is_ours(text, server) => whole(server, hosts),
         Some(text) => {
-            let merged = merge(text, &format!("http://{address}"), &host);
-            merged.with_context(|| format!("add to {}; mend it, or add this by hand: {}", path.display(), host.replace('\n', " ")))?
+            let mut merged = text.clone();
+            for (address, capabilities) in hosts {
+                let table = table(address, capabilities);
+                merged = merge(&merged, &format!("http://{address}"), &table)
+                    .with_context(|| format!("add to {}; mend it, or add this by hand: {}", path.display(), table.replace('\n', " ")))?;
+            }
+            merged
         }
     };
     Ok(Change { path, before, after })
+}
+
+fn table(address: &str, capabilities: &[&str]) -> String {
+    format!("[host.\"http://{address}\"]\ncapabilities = {capabilities:?}\n")
+}
+
+fn whole(server: &str, hosts: &[(&str, &[&str])]) -> String {
+    let tables: Vec<_> = hosts.iter().map(|(address, capabilities)| table(address, capabilities)).collect();
+    format!("server = {server:?}\n\n{}", tables.join("\n"))
+}
+
+/// Whether a text is what [`whole`] writes for some addresses.
+fn is_ours(text: &str, server: &str) -> bool {
+    let hosts: Vec<_> = text
+        .lines()
+        .zip(text.lines().skip(1))
+        .filter_map(|(name, capabilities)| {
+            let address = name.strip_prefix("[host.\"http://")?.strip_suffix("\"]")?;
+            Some((address, if capabilities.contains("push") { WRITE } else { READ }))
+        })
+        .collect();
+    !hosts.is_empty() && whole(server, &hosts) == text
 }
 
 /// The text with the host's table behind it, unless it has one. Nothing of the text is touched, comments and order included.
@@ -72,7 +110,7 @@ mod tests {
     #[test]
     fn new_files_name_the_server_and_the_host() {
         let root = tempfile::tempdir().expect("a temp folder");
-        let changes = plan(root.path(), "127.0.0.1:5000").expect("a plan");
+        let changes = plan(root.path(), &["127.0.0.1:5000".to_owned()]).expect("a plan");
         let shown: Vec<_> = changes
             .iter()
             .map(|change| (change.path.strip_prefix(root.path()).expect("below").display().to_string(), change.after.as_str()))
@@ -87,6 +125,30 @@ mod tests {
                 ("etc/containerd/certs.d/docker.io/hosts.toml".to_owned(), hub)
             ]
         );
+    }
+
+    #[test]
+    fn several_nodes_stand_in_for_each_other_in_their_order_also_when_it_changes() {
+        let root = tempfile::tempdir().expect("a temp folder");
+        let text_of = |order: [&str; 2]| {
+            let changes = plan(root.path(), &order.map(str::to_owned)).expect("a plan");
+            for change in &changes {
+                std::fs::create_dir_all(change.path.parent().expect("a folder")).expect("make a folder");
+                std::fs::write(&change.path, &change.after).expect("write");
+            }
+            changes.into_iter().map(|change| change.after).collect::<Vec<_>>()
+        };
+        let hosts = |text: &str| text.lines().filter_map(|line| line.strip_prefix("[host.").map(str::to_owned)).collect::<Vec<_>>();
+        let (a, b) = ("\"http://a:1\"]".to_owned(), "\"http://b:1\"]".to_owned());
+        let texts = text_of(["a:1", "b:1"]);
+        assert_eq!(
+            texts.iter().map(|text| hosts(text)).collect::<Vec<_>>(),
+            [[&a, &b], [&b, &a], [&a, &b]].map(|of| of.map(String::clone))
+        );
+        assert!(texts[0].contains("push") && !texts[2].contains("push"));
+        let again = text_of(["b:1", "a:1"]);
+        assert_eq!(hosts(&again[2]), [b.clone(), a.clone()]);
+        assert_eq!((&again[0], &again[1]), (&texts[1], &texts[0]));
     }
 
     #[test]

@@ -9,13 +9,14 @@ use super::{Change, below, read};
 
 const FILE: &str = "/etc/docker/daemon.json";
 
-/// What has to change for a registry at this address.
-pub(super) fn plan(root: &Path, address: &str) -> anyhow::Result<Vec<Change>> {
+/// What has to change for registries at these addresses.
+pub(super) fn plan(root: &Path, addresses: &[String]) -> anyhow::Result<Vec<Change>> {
     let path = below(root, FILE);
     let before = read(&path)?;
-    let after = merge(before.as_deref().unwrap_or_default(), address).with_context(|| {
+    let after = merge(before.as_deref().unwrap_or_default(), addresses).with_context(|| {
+        let mirrors: Vec<_> = addresses.iter().map(|address| format!("http://{address}")).collect();
         format!(
-            "read {}; mend it, or add \"registry-mirrors\": [\"http://{address}\"] and \"insecure-registries\": [\"{address}\"] by hand",
+            "read {}; mend it, or add \"registry-mirrors\": {mirrors:?} and \"insecure-registries\": {addresses:?} by hand",
             path.display()
         )
     })?;
@@ -23,31 +24,63 @@ pub(super) fn plan(root: &Path, address: &str) -> anyhow::Result<Vec<Change>> {
 }
 
 /// The file with the two lists made longer; a text that says it all already stays as it is, to the letter.
-fn merge(text: &str, address: &str) -> anyhow::Result<String> {
+fn merge(text: &str, addresses: &[String]) -> anyhow::Result<String> {
     let mut settings: Map<String, Value> = if text.trim().is_empty() { Map::new() } else { serde_json::from_str(text)? };
-    let mirrors = add(&mut settings, "registry-mirrors", &format!("http://{address}"))?;
-    let insecure = add(&mut settings, "insecure-registries", address)?;
+    let urls: Vec<_> = addresses.iter().map(|address| format!("http://{address}")).collect();
+    let mirrors = add(&mut settings, "registry-mirrors", &urls)?;
+    let insecure = add(&mut settings, "insecure-registries", addresses)?;
     if !mirrors && !insecure {
         return Ok(text.to_owned());
     }
     Ok(serde_json::to_string_pretty(&settings)? + "\n")
 }
 
-/// Puts a value into a list; `false` when it is there.
-fn add(settings: &mut Map<String, Value>, key: &str, value: &str) -> anyhow::Result<bool> {
+/// Puts values into a list in their order, those that are there included; `false` when they are there like that.
+fn add(settings: &mut Map<String, Value>, key: &str, values: &[String]) -> anyhow::Result<bool> {
     let Value::Array(list) = settings.entry(key).or_insert_with(|| Value::Array(Vec::new())) else {
         bail!("{key} is no list");
     };
-    if list.iter().any(|there| there.as_str().is_some_and(|there| there.trim_end_matches('/') == value)) {
+    let place_of = |there: &Value| values.iter().position(|value| there.as_str().is_some_and(|there| there.trim_end_matches('/') == value));
+    let places: Vec<_> = list.iter().filter_map(place_of).collect();
+    if places.iter().copied().eq(0..values.len()) {
         return Ok(false);
     }
-    list.push(Value::from(value));
+    // What others wrote stays where it is; ours come one after the other into the places that they have, and behind the end.
+    let mut ours = values.iter();
+    for there in list.iter_mut() {
+        if place_of(there).is_some() {
+            *there = Value::from(ours.next().map_or_else(String::new, String::clone));
+        }
+    }
+    list.retain(|there| there.as_str() != Some(""));
+    list.extend(ours.map(|value| Value::from(value.as_str())));
     Ok(true)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    fn merge(text: &str, address: &str) -> anyhow::Result<String> {
+        super::merge(text, &[address.to_owned()])
+    }
+
+    #[test]
+    fn several_nodes_stand_in_their_order_also_when_it_changes() {
+        let nodes = |order: [&str; 2]| order.map(str::to_owned);
+        let text = r#"{"registry-mirrors": ["http://b:1", "https://mirror.example.org"]}"#;
+        let mirrors = |text: &str| {
+            let value: Value = serde_json::from_str(text).expect("JSON");
+            (value["registry-mirrors"].clone(), value["insecure-registries"].clone())
+        };
+        let merged = super::merge(text, &nodes(["a:1", "b:1"])).expect("merge");
+        let expected = serde_json::json!(["http://a:1", "https://mirror.example.org", "http://b:1"]);
+        assert_eq!(mirrors(&merged), (expected, serde_json::json!(["a:1", "b:1"])));
+        assert_eq!(super::merge(&merged, &nodes(["a:1", "b:1"])).expect("merge"), merged);
+        let merged = super::merge(&merged, &nodes(["b:1", "a:1"])).expect("merge");
+        let expected = serde_json::json!(["http://b:1", "https://mirror.example.org", "http://a:1"]);
+        assert_eq!(mirrors(&merged), (expected, serde_json::json!(["b:1", "a:1"])));
+    }
 
     #[test]
     fn settings_that_were_there_stay() {

@@ -15,6 +15,7 @@ use anyhow::{Context as _, bail};
 use clap::{Args, ValueEnum};
 
 use super::Context;
+use super::nearest::{Measured, address, measure};
 use crate::config::{self, Flags};
 
 mod containerd;
@@ -22,10 +23,11 @@ mod docker;
 mod install;
 mod podman;
 
-/// Print or install the configuration of a client on this host, for the node on this host.
+/// Print or install the configuration of a client on this host, for the node on this host, or the nearest of others.
 ///
 /// Prints what would be written; --write writes it, as root, and keeps a copy of each file that was there as
-/// <file>.before-larder. Nothing that a file says is lost.
+/// <file>.before-larder. Nothing that a file says is lost. A host without a node of its own names some with --node: those that answer
+/// are written, the nearest first (`larder nearest` shows what is measured).
 #[derive(Args, Debug)]
 pub(super) struct Setup {
     /// The client
@@ -36,6 +38,9 @@ pub(super) struct Setup {
     /// Where the client finds the registry, when that is not what this node's configuration says
     #[arg(long, value_name = "HOST:PORT", value_parser = address)]
     address: Option<String>,
+    /// Where nodes' registries are, for a host that has none of its own
+    #[arg(long = "node", value_name = "HOST:PORT", num_args = 1.., conflicts_with = "address", value_parser = address)]
+    nodes: Vec<String>,
     /// The folder that is taken for the root of the file system
     #[arg(long, hide = true, default_value = "/")]
     root: PathBuf,
@@ -59,22 +64,40 @@ struct Change {
     after: String,
 }
 
+/// Nodes that a client is told of: it asks one after the other when the nearest is down.
+const NODES_MAX: usize = 4;
 /// No client's configuration is longer.
 const FILE_SIZE_MAX: u64 = 4 * 1024 * 1024;
 
-fn address(text: &str) -> Result<String, String> {
-    if config::is_host_port(text) { Ok(text.to_owned()) } else { Err("a host and a port are needed, such as 127.0.0.1:5000".to_owned()) }
-}
-
 impl Setup {
     pub(super) fn run(self, context: &Context, out: &mut dyn Write) -> anyhow::Result<()> {
-        let address = match &self.address {
-            Some(address) => address.clone(),
-            None => on_this_host(&context.config(&Flags::default())?),
+        let addresses = match &self.address {
+            Some(address) => vec![address.clone()],
+            None if self.nodes.is_empty() => vec![on_this_host(&context.config(&Flags::default())?)],
+            None => nearest(&self.nodes, out)?,
         };
-        let changes = self.client.plan(&self.root, &address)?;
+        let changes = self.client.plan(&self.root, &addresses)?;
         if self.write { install_all(&changes, self.client, out) } else { print(&changes, self.client, out) }
     }
+}
+
+/// The nodes that answer, the nearest first; says what was measured.
+fn nearest(nodes: &[String], out: &mut dyn Write) -> anyhow::Result<Vec<String>> {
+    let mut answering = Vec::new();
+    for Measured { address, time } in measure(nodes)? {
+        match time {
+            Ok(time) => {
+                writeln!(out, "# {address} answers in {:.1} ms", time.as_secs_f64() * 1e3)?;
+                answering.push(address);
+            }
+            Err(why) => writeln!(out, "# {address} is left out: {why}")?,
+        }
+    }
+    if answering.is_empty() {
+        bail!("find the nearest node: none answers at {}; check the addresses, and that their ports are open for TCP", nodes.join(", "));
+    }
+    answering.truncate(NODES_MAX);
+    Ok(answering)
 }
 
 /// Where clients on this host reach a node that listens there.
@@ -87,11 +110,12 @@ fn on_this_host(config: &config::Config) -> String {
 }
 
 impl ClientName {
-    fn plan(self, root: &Path, address: &str) -> anyhow::Result<Vec<Change>> {
+    /// What has to change for registries at these addresses, of which the first is asked first.
+    fn plan(self, root: &Path, addresses: &[String]) -> anyhow::Result<Vec<Change>> {
         match self {
-            Self::Docker => docker::plan(root, address),
-            Self::Containerd => containerd::plan(root, address),
-            Self::Podman => podman::plan(root, address),
+            Self::Docker => docker::plan(root, addresses),
+            Self::Containerd => containerd::plan(root, addresses),
+            Self::Podman => podman::plan(root, addresses),
         }
     }
 
@@ -159,7 +183,7 @@ mod tests {
     fn run(root: &Path, client: ClientName, write: bool) -> String {
         let context = Context { place: super::super::PlaceArgs { data_dir: None, config: None }, environment: Vec::new() };
         let mut out = Vec::new();
-        Setup { client, write, address: None, root: root.to_owned() }.run(&context, &mut out).expect("setup");
+        Setup { client, write, address: None, nodes: Vec::new(), root: root.to_owned() }.run(&context, &mut out).expect("setup");
         String::from_utf8(out).expect("text")
     }
 

@@ -13,13 +13,13 @@ use super::{Change, below, read};
 const FILE: &str = "/etc/containers/registries.conf.d/larder.conf";
 const HUB: &str = "docker.io";
 
-/// What has to change for a registry at this address.
-pub(super) fn plan(root: &Path, address: &str) -> anyhow::Result<Vec<Change>> {
+/// What has to change for registries at these addresses.
+pub(super) fn plan(root: &Path, addresses: &[String]) -> anyhow::Result<Vec<Change>> {
     let path = below(root, FILE);
     let before = read(&path)?;
     let after = match &before {
-        None => whole(address),
-        Some(text) => merge(text, address).with_context(|| format!("add to {}; mend it, or move it away", path.display()))?,
+        None => whole(addresses),
+        Some(text) => merge(text, addresses).with_context(|| format!("add to {}; mend it, or move it away", path.display()))?,
     };
     Ok(vec![Change { path, before, after }])
 }
@@ -28,18 +28,19 @@ fn own(address: &str) -> String {
     format!("[[registry]]\nlocation = \"{address}\"\ninsecure = true\n")
 }
 
-fn hub(address: &str) -> String {
-    format!(
-        "[[registry]]\nprefix = \"{HUB}\"\nlocation = \"{HUB}\"\n\n[[registry.mirror]]\nlocation = \"{address}/{HUB}\"\ninsecure = true\n"
-    )
+fn hub(addresses: &[String]) -> String {
+    let mirror = |address: &String| format!("\n[[registry.mirror]]\nlocation = \"{address}/{HUB}\"\ninsecure = true\n");
+    let mirrors: String = addresses.iter().map(mirror).collect();
+    format!("[[registry]]\nprefix = \"{HUB}\"\nlocation = \"{HUB}\"\n{mirrors}")
 }
 
-fn whole(address: &str) -> String {
-    format!("{}\n{}", own(address), hub(address))
+fn whole(addresses: &[String]) -> String {
+    let own: String = addresses.iter().map(|address| own(address) + "\n").collect();
+    own + &hub(addresses)
 }
 
 /// The text with what it lacks behind it.
-fn merge(text: &str, address: &str) -> anyhow::Result<String> {
+fn merge(text: &str, addresses: &[String]) -> anyhow::Result<String> {
     let settings: Table = text.parse()?;
     let registries = match settings.get("registry") {
         None => &[][..],
@@ -47,30 +48,34 @@ fn merge(text: &str, address: &str) -> anyhow::Result<String> {
         Some(_) => bail!("registry is no list"),
     };
     let text_of = |table: &Value, key: &str| table.get(key).and_then(Value::as_str).map(str::to_owned);
-    // As this program wrote it for another address: nobody's own words are in it.
-    let first = registries.first().and_then(|first| text_of(first, "location"));
-    if first.is_some_and(|earlier| whole(&earlier) == text) {
-        return Ok(whole(address));
+    // As this program wrote it for other addresses: nobody's own words are in it.
+    let earlier: Vec<_> = registries.iter().filter_map(|table| text_of(table, "location")).filter(|location| location != HUB).collect();
+    if !earlier.is_empty() && whole(&earlier) == text {
+        return Ok(whole(addresses));
     }
     let of =
         |prefix: &str| registries.iter().find(|table| text_of(table, "prefix").or(text_of(table, "location")).as_deref() == Some(prefix));
     let mut merged = text.to_owned();
-    match of(address) {
-        None => append(&mut merged, &own(address)),
-        Some(table) => ensure!(
-            table.get("insecure").and_then(Value::as_bool) == Some(true),
-            "it has an entry for {address} without insecure = true, which has to be added there"
-        ),
+    for address in addresses {
+        match of(address) {
+            None => append(&mut merged, &own(address)),
+            Some(table) => ensure!(
+                table.get("insecure").and_then(Value::as_bool) == Some(true),
+                "it has an entry for {address} without insecure = true, which has to be added there"
+            ),
+        }
     }
     match of(HUB) {
-        None => append(&mut merged, &hub(address)),
+        None => append(&mut merged, &hub(addresses)),
         Some(table) => {
             let mirrors = table.get("mirror").and_then(Value::as_array).map(Vec::as_slice).unwrap_or_default();
-            let there = mirrors.iter().any(|mirror| text_of(mirror, "location") == Some(format!("{address}/{HUB}")));
-            ensure!(
-                there,
-                "it has an entry for {HUB}, to which a [[registry.mirror]] with location = \"{address}/{HUB}\" and insecure = true has to be added"
-            );
+            for address in addresses {
+                let there = mirrors.iter().any(|mirror| text_of(mirror, "location") == Some(format!("{address}/{HUB}")));
+                ensure!(
+                    there,
+                    "it has an entry for {HUB}, to which a [[registry.mirror]] with location = \"{address}/{HUB}\" and insecure = true has to be added"
+                );
+            }
         }
     }
     merged.parse::<Table>().context("it has a form that can't be added to")?;
@@ -89,6 +94,36 @@ mod tests {
     use super::*;
 
     const ADDRESS: &str = "127.0.0.1:5000";
+
+    fn whole(address: &str) -> String {
+        super::whole(&[address.to_owned()])
+    }
+
+    fn hub(address: &str) -> String {
+        super::hub(&[address.to_owned()])
+    }
+
+    fn merge(text: &str, address: &str) -> anyhow::Result<String> {
+        super::merge(text, &[address.to_owned()])
+    }
+
+    #[test]
+    fn several_nodes_are_mirrors_in_their_order() {
+        let nodes = ["a:1".to_owned(), "b:1".to_owned()];
+        let text = super::whole(&nodes);
+        let parsed: Table = text.parse().expect("TOML");
+        let registries = parsed["registry"].as_array().expect("a list");
+        assert_eq!(registries.len(), 3);
+        let mirrors = registries[2]["mirror"].as_array().expect("a list");
+        assert_eq!(
+            mirrors.iter().map(|mirror| mirror["location"].as_str()).collect::<Vec<_>>(),
+            [Some("a:1/docker.io"), Some("b:1/docker.io")]
+        );
+        assert_eq!(super::merge(&text, &nodes).expect("merge"), text);
+        let turned = ["b:1".to_owned(), "a:1".to_owned()];
+        assert_eq!(super::merge(&text, &turned).expect("merge"), super::whole(&turned));
+        assert_eq!(merge(&text, ADDRESS).expect("merge"), whole(ADDRESS));
+    }
 
     #[test]
     fn the_file_says_two_things() {
