@@ -59,6 +59,10 @@ pub struct Metrics {
     pub merged_records: Counter,
     /// Records refused because their stamp lies in the future.
     pub refused_records: Counter,
+    /// Records that a reader wrote, which nobody takes.
+    pub reader_records: Counter,
+    /// What could not be a peer's word about who is alive, or came too fast.
+    pub refused_datagrams: Counter,
     /// Requests to the bucket, by kind: `put`, `get`, `list`, `head`, `delete`.
     pub bucket_requests: Family<KindLabel, Counter>,
     /// Bytes waiting to be archived.
@@ -118,6 +122,8 @@ impl Default for Metrics {
         let bad_chunks: Counter = metric!("bad_chunks", "Chunks from peers that failed their check");
         let peers_connected: Gauge = metric!("peers_connected", "Connections to peers that are up");
         let merged_records: Counter = metric!("merged_records", "Records from peers that were merged");
+        let reader_records: Counter = metric!("reader_records", "Records of readers that were not taken");
+        let refused_datagrams: Counter = metric!("refused_datagrams", "Datagrams of peers that were damaged, forged or too many");
         let refused_records: Counter = metric!("refused_records", "Records refused for a stamp in the future");
         let bucket_requests: Family<KindLabel, Counter> = metric!("bucket_requests", "Requests to the bucket, by kind");
         let archive_pending_bytes: Gauge<u64, AtomicU64> = metric!("archive_pending", "Bytes waiting to be archived", bytes);
@@ -149,6 +155,8 @@ impl Default for Metrics {
             peers_connected,
             merged_records,
             refused_records,
+            reader_records,
+            refused_datagrams,
             bucket_requests,
             archive_pending_bytes,
             packs_sealed,

@@ -45,7 +45,7 @@ async fn connected(node: &Node, count: usize) {
     wait_until(&format!("{} is connected with all others", node.name()), SOON, async || {
         let peers = node.cli_json(&["peers", "list"]).await;
         let peers = peers.as_array()?.clone();
-        (peers.len() == count && peers.iter().all(|peer| peer["state"] != "unreachable")).then_some(())
+        (peers.len() == count && peers.iter().all(|peer| ["self", "connected"].iter().any(|state| peer["state"] == *state))).then_some(())
     })
     .await;
 }

@@ -80,7 +80,7 @@ async fn three() -> Vec<Node> {
         wait_until("all are connected", SOON, async || {
             let peers = node.cli_json(&["peers", "list"]).await;
             let peers = peers.as_array()?.clone();
-            (peers.len() == 3 && peers.iter().all(|peer| peer["state"] != "unreachable")).then_some(())
+            (peers.len() == 3 && peers.iter().all(|peer| ["self", "connected"].iter().any(|state| peer["state"] == *state))).then_some(())
         })
         .await;
     }

@@ -14,6 +14,7 @@ use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 
 use super::Office;
+use crate::peers::RoleChange;
 use crate::registry::Body;
 use crate::registry::query::{Plus, Query, decode};
 use crate::store::{Store, TagInfo, TagVersion};
@@ -117,6 +118,7 @@ impl Office {
             (&Method::POST, "tokens") => self.token(read(request).await?).await,
             (&Method::POST, "join") => self.join(read(request).await?).await,
             (&Method::GET, "peers") => answer(self.operations.peers()),
+            (&Method::POST, "peers/role") => self.change_role(read(request).await?).await,
             (&Method::GET, "repositories") => self.repositories(&query).await,
             (&Method::GET, "tags") => self.tags(&query).await,
             (&Method::GET, "tags/history") => self.tag_history(&query).await,
@@ -174,7 +176,19 @@ impl Office {
         if !(1..=TOKEN_EXPIRES_MAX_S).contains(&expires_s) {
             return Err(Refusal::bad(format!("expires_s is {expires_s}; a token is good for 1 to {TOKEN_EXPIRES_MAX_S} seconds")));
         }
-        answer(json!({ "token": self.operations.token(Duration::from_secs(expires_s)).await? }))
+        let role = match asked.role {
+            Some(Role::Reader) => RoleChange::READER,
+            Some(Role::Writer) | None => RoleChange::WRITER,
+        };
+        answer(json!({ "token": self.operations.token(Duration::from_secs(expires_s), role).await? }))
+    }
+
+    async fn change_role(&self, asked: AskRole) -> Outcome {
+        let change = RoleChange { writer: asked.role.map(|role| matches!(role, Role::Writer)), archiver: asked.archiver };
+        if change == RoleChange::default() {
+            return Err(Refusal::bad("say what to change: role is writer or reader, archiver is true or false"));
+        }
+        answer(json!({ "roles": self.operations.change_role(&asked.node, change).await? }))
     }
 
     async fn join(&self, asked: AskJoin) -> Outcome {
@@ -292,6 +306,22 @@ struct AskRestoreTag {
 #[derive(serde::Deserialize)]
 struct AskToken {
     expires_s: Option<u64>,
+    role: Option<Role>,
+}
+
+/// `POST peers/role`
+#[derive(serde::Deserialize)]
+struct AskRole {
+    node: String,
+    role: Option<Role>,
+    archiver: Option<bool>,
+}
+
+#[derive(Clone, Copy, serde::Deserialize)]
+#[serde(rename_all = "lowercase")]
+enum Role {
+    Writer,
+    Reader,
 }
 
 /// `POST join`

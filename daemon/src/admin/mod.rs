@@ -24,7 +24,7 @@ use std::time::Duration;
 use futures_util::future::BoxFuture;
 
 use crate::archive;
-use crate::peers::{Joined, PeerStatus};
+use crate::peers::{Joined, PeerStatus, RoleChange};
 use crate::upkeep;
 
 mod api;
@@ -36,8 +36,10 @@ pub use socket::start;
 
 /// Commands that reach beyond the store; implemented by `node`. Errors are full sentences for people (`anyhow` chains, shown with `{:#}`).
 pub trait Operations: Send + Sync + 'static {
-    /// Makes a one-time join token that is good for `expires`.
-    fn token(&self, expires: Duration) -> BoxFuture<'_, anyhow::Result<String>>;
+    /// Makes a one-time join token that is good for `expires`, for a node of this role.
+    fn token(&self, expires: Duration, role: RoleChange) -> BoxFuture<'_, anyhow::Result<String>>;
+    /// Changes what a member may do; the text is an id or a prefix of one. What it may do then.
+    fn change_role<'a>(&'a self, node: &'a str, change: RoleChange) -> BoxFuture<'a, anyhow::Result<Vec<&'static str>>>;
     /// Joins the cluster of a token.
     fn join<'a>(&'a self, token: &'a str) -> BoxFuture<'a, anyhow::Result<Joined>>;
     /// Every member, this node included. Does not block.

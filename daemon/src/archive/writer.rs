@@ -180,6 +180,10 @@ impl Inner {
 
     async fn write_packs(self: &Arc<Self>, bucket: &Arc<dyn Bucket>, turn: &mut Turn) -> Result<Vec<PackInfo>, Error> {
         let mut written = Vec::new();
+        if self.store.is_reader() {
+            // Nobody would believe it where its pack is.
+            return Ok(written);
+        }
         // Only what is queued now: under steady pushes a turn would otherwise never end.
         let until = self.store.vector();
         loop {

@@ -4,12 +4,12 @@ use std::io::{Read, Write};
 use std::time::Duration;
 
 use anyhow::{Context as _, ensure};
-use clap::{Args, Subcommand};
-use serde::Deserialize;
+use clap::{Args, Subcommand, ValueEnum};
+use serde::{Deserialize, Serialize};
 use serde_json::json;
 
 use super::client::{Client, encode};
-use super::table::{Align, Table};
+use super::table::{Align, Table, size, time};
 use super::{Format, show};
 use crate::config;
 
@@ -22,6 +22,25 @@ pub(super) struct Token {
     /// How long it can be used: 30m, 1h, 7d
     #[arg(long, default_value = "1h", value_name = "TIME", value_parser = expiry)]
     expires: Duration,
+    /// What the node that joins may do: a writer everything; a reader serves pulls, and what it writes counts nowhere
+    #[arg(long, default_value = "writer", value_name = "ROLE")]
+    role: Role,
+}
+
+/// Whether a node's records count.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum, Serialize)]
+#[serde(rename_all = "lowercase")]
+enum Role {
+    /// It takes pushes and deletes
+    Writer,
+    /// It serves pulls
+    Reader,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum Answer {
+    Yes,
+    No,
 }
 
 /// Longest life of a token: what lies about longer is found by others.
@@ -41,7 +60,7 @@ struct Made {
 
 impl Token {
     pub(super) async fn run(self, client: &Client, out: &mut dyn Write) -> anyhow::Result<()> {
-        let made: Made = client.post("tokens", json!({ "expires_s": self.expires.as_secs() })).await?.read()?;
+        let made: Made = client.post("tokens", json!({ "expires_s": self.expires.as_secs(), "role": self.role })).await?.read()?;
         Ok(writeln!(out, "{}", made.token)?)
     }
 }
@@ -73,9 +92,11 @@ impl Join {
     }
 }
 
-/// List the nodes of the cluster, or remove one.
+/// List the nodes of the cluster, change what one may do, or remove one.
 ///
-/// Without a word after it, it lists.
+/// Without a word after it, it lists. A node is `connected`; `indirect` when it is alive but only others have a connection with it; `suspect`
+/// when it has not answered lately; or `down`. VERSION is the program's, and the protocol's that is spoken with it. BEHIND counts the
+/// records that it lacks, IN and OUT the bytes since it connected, STRIKES how often it was slow, broke off or lied since.
 #[derive(Args, Debug)]
 pub(super) struct Peers {
     #[command(subcommand)]
@@ -89,6 +110,17 @@ pub(super) struct Peers {
 enum Action {
     /// List the nodes of the cluster as this one sees them
     List,
+    /// Say what a node may do: a writer everything; a reader serves pulls, and what it writes counts nowhere
+    #[command(group(clap::ArgGroup::new("change").args(["role", "archiver"]).required(true).multiple(true)))]
+    Role {
+        /// Its id, with or without dashes, or enough of its beginning
+        id: String,
+        /// The new role
+        role: Option<Role>,
+        /// Whether it shall also archive what nodes without a bucket wrote
+        #[arg(long)]
+        archiver: Option<Answer>,
+    },
     /// Remove a node from the cluster for good: no member talks to it any more
     Remove {
         /// Its id, with or without dashes, or enough of its beginning
@@ -103,16 +135,36 @@ struct Peer {
     zone: String,
     #[serde(default)]
     addresses: Vec<String>,
+    #[serde(default)]
+    roles: Vec<String>,
     state: String,
+    since_s: Option<u64>,
     rtt_ms: Option<f64>,
     #[serde(default)]
+    version: String,
+    protocol: Option<u16>,
+    #[serde(default)]
     behind: u64,
+    bytes_in: Option<u64>,
+    bytes_out: Option<u64>,
+    strikes: Option<u32>,
+}
+
+#[derive(Deserialize)]
+struct Changed {
+    roles: Vec<String>,
 }
 
 impl Peers {
     pub(super) async fn run(self, client: &Client, out: &mut dyn Write) -> anyhow::Result<()> {
         match self.action {
             None | Some(Action::List) => show(out, Format { json: self.json }, client.get("peers").await?, |peers: Vec<Peer>| list(&peers)),
+            Some(Action::Role { id, role, archiver }) => {
+                let archiver = archiver.map(|answer| answer == Answer::Yes);
+                let asked = json!({ "node": id, "role": role, "archiver": archiver });
+                let changed: Changed = client.post("peers/role", asked).await?.read()?;
+                Ok(writeln!(out, "node {id} is {}", changed.roles.join(" and "))?)
+            }
             Some(Action::Remove { id }) => {
                 client.delete(&format!("peers/{}", encode(&id))).await?;
                 Ok(writeln!(out, "removed node {id}")?)
@@ -125,16 +177,37 @@ fn list(peers: &[Peer]) -> String {
     let mut table = Table::new(&[
         ("NAME", Align::Left),
         ("ZONE", Align::Left),
+        ("ROLES", Align::Left),
         ("STATE", Align::Left),
         ("RTT", Align::Right),
+        ("VERSION", Align::Left),
         ("BEHIND", Align::Right),
+        ("IN", Align::Right),
+        ("OUT", Align::Right),
+        ("STRIKES", Align::Right),
         ("ADDRESSES", Align::Left),
         ("NODE", Align::Left),
     ]);
     for peer in peers {
-        let rtt = peer.rtt_ms.map(|ms| format!("{ms:.1} ms")).unwrap_or_else(|| "-".to_owned());
-        let addresses = peer.addresses.join(", ");
-        table.line([peer.name.clone(), peer.zone.clone(), peer.state.clone(), rtt, peer.behind.to_string(), addresses, peer.node.clone()]);
+        let or_none = |text: Option<String>| text.unwrap_or_else(|| "-".to_owned());
+        let state = match peer.since_s {
+            Some(since) if matches!(peer.state.as_str(), "suspect" | "down") => format!("{} {}", peer.state, time(since)),
+            _ => peer.state.clone(),
+        };
+        table.line([
+            peer.name.clone(),
+            peer.zone.clone(),
+            peer.roles.join(" "),
+            state,
+            or_none(peer.rtt_ms.map(|ms| format!("{ms:.1} ms"))),
+            peer.protocol.map_or_else(|| peer.version.clone(), |protocol| format!("{} ({protocol})", peer.version)),
+            peer.behind.to_string(),
+            or_none(peer.bytes_in.map(size)),
+            or_none(peer.bytes_out.map(size)),
+            or_none(peer.strikes.map(|strikes| strikes.to_string())),
+            peer.addresses.join(", "),
+            peer.node.clone(),
+        ]);
     }
     table.or("no nodes")
 }
@@ -145,13 +218,18 @@ mod tests {
 
     #[test]
     fn peers_are_listed_as_the_api_tells_them() {
-        let answer = r#"[{"node":"aaaa-bbbb","name":"build-07","zone":"default","addresses":["10.0.0.7:5000"],"state":"self","rtt_ms":null,"behind":0},
-            {"node":"cccc-dddd","name":"b","zone":"west","addresses":[],"state":"connected","rtt_ms":1.26,"behind":12}]"#;
+        let answer = r#"[{"node":"aaaa-bbbb","name":"build-07","zone":"default","addresses":["10.0.0.7:5000"],"roles":["writer","archiver"],
+             "state":"self","since_s":null,"rtt_ms":null,"version":"0.2.0","protocol":null,"behind":0,"bytes_in":null,"bytes_out":null,
+             "strikes":null},
+            {"node":"cccc-dddd","name":"b","zone":"west","addresses":[],"roles":["reader"],"state":"connected","since_s":70,"rtt_ms":1.26,
+             "version":"0.1.0","protocol":1,"behind":12,"bytes_in":2048,"bytes_out":3145728,"strikes":1},
+            {"node":"eeee-ffff","name":"c","zone":"west","state":"down","since_s":7200,"rtt_ms":null}]"#;
         let peers: Vec<Peer> = serde_json::from_str(answer).expect("the API's form");
         let expected = "\
-NAME      ZONE     STATE         RTT  BEHIND  ADDRESSES      NODE
-build-07  default  self            -       0  10.0.0.7:5000  aaaa-bbbb
-b         west     connected  1.3 ms      12                 cccc-dddd
+NAME      ZONE     ROLES            STATE         RTT  VERSION    BEHIND       IN      OUT  STRIKES  ADDRESSES      NODE
+build-07  default  writer archiver  self            -  0.2.0           0        -        -        -  10.0.0.7:5000  aaaa-bbbb
+b         west     reader           connected  1.3 ms  0.1.0 (1)      12  2.0 KiB  3.0 MiB        1                 cccc-dddd
+c         west                      down 2h         -                  0        -        -        -                 eeee-ffff
 ";
         assert_eq!(list(&peers), expected);
     }

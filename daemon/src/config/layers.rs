@@ -26,7 +26,8 @@ pub(super) fn load(
     environment: impl IntoIterator<Item = (OsString, OsString)>,
 ) -> Result<Config, Error> {
     let (variables, from_variable) = variables(environment);
-    let mut layers = Layers { draft: Draft { config: Config::default(), archive_in_data_dir: true }, places: HashMap::new() };
+    let mut layers =
+        Layers { draft: Draft { config: Config::default(), archive_in_data_dir: true, no_address: false }, places: HashMap::new() };
     if let Some(path) = path.map(Path::to_owned).or(from_variable) {
         let text = read(&path)?;
         layers.file(&path, &text)?;
@@ -177,7 +178,7 @@ impl Layers {
         }
         let listen = config.peers.listen;
         let advertised = self.places.contains_key("peers.advertise") && !config.peers.advertise.is_empty();
-        if !advertised {
+        if !advertised && !self.draft.no_address {
             if listen.ip().is_unspecified() {
                 return Err(self.fault("peers.listen", Fault::Undialable));
             }

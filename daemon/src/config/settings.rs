@@ -15,6 +15,8 @@ pub(super) struct Draft {
     pub(super) config: Config,
     /// The archive is the folder in the data folder, wherever that will be.
     pub(super) archive_in_data_dir: bool,
+    /// Nobody can reach this node.
+    pub(super) no_address: bool,
 }
 
 /// One setting.
@@ -84,7 +86,7 @@ pub(super) const SETTINGS: &[Setting] = settings! {
     "scrub.cycle" => |draft, value| draft.config.scrub.cycle = value.duration("0s", "3650d")?;
     "scrub.rate" => |draft, value| draft.config.scrub.rate = value.size(64 << 10, 1 << 40)?;
     "peers.listen" => |draft, value| draft.config.peers.listen = value.address()?;
-    "peers.advertise" => |draft, value| draft.config.peers.advertise = advertise(value)?;
+    "peers.advertise" => |draft, value| advertise(draft, value)?;
     "peers.replicas" => |draft, value| draft.config.peers.replicas = value.number(1, 9)?;
     "peers.max_clock_drift" => |draft, value| draft.config.peers.max_clock_drift = value.duration("1s", "1d")?;
     "archive.url" => |draft, value| archive_url(draft, value)?;
@@ -185,12 +187,14 @@ fn patterns(value: &Value) -> Result<Vec<Pattern>, Fault> {
     value.list()?.iter().map(|text| text.parse().map_err(Fault::Glob)).collect()
 }
 
-fn advertise(value: &Value) -> Result<Vec<String>, Fault> {
+fn advertise(draft: &mut Draft, value: &Value) -> Result<(), Fault> {
     let list = value.list()?;
     if list.len() > ADVERTISE_MAX {
         return Err(Fault::Bounds { least: "0".to_owned(), most: format!("{ADVERTISE_MAX} addresses") });
     }
-    if list.iter().all(|address| is_host_port(address)) { Ok(list) } else { Err(Fault::HostPort) }
+    draft.no_address = list == ["none"];
+    draft.config.peers.advertise = if draft.no_address { Vec::new() } else { list };
+    if draft.config.peers.advertise.iter().all(|address| is_host_port(address)) { Ok(()) } else { Err(Fault::HostPort) }
 }
 
 fn archive_url(draft: &mut Draft, value: &Value) -> Result<(), Fault> {

@@ -167,6 +167,7 @@ fn s43_mistakes_are_named_with_file_line_key_and_mend() {
     refused("[archive]\npack_size = '1KiB'\n", "this has to be from 1.0 MiB to 4.0 GiB");
     refused("[peers]\nreplicas = 10\n", "peers.replicas = 10: this has to be from 1 to 9");
     refused("[peers]\nadvertise = ['build-07']\n", "other nodes need a host and a port");
+    refused("[peers]\nadvertise = ['none', 'build-07:5000']\n", "other nodes need a host and a port");
     refused("[peers]\nlisten = '0.0.0.0:5000'\n", "say in peers.advertise what they can dial");
     refused("[archive]\nurl = 'gs://bucket'\n", "archive.url = \"gs://bucket\": an archive is s3://bucket/prefix or file:///folder");
     refused("[archive]\nurl = 'file://relative'\n", "with three slashes");

@@ -10,7 +10,7 @@ use larder_protocol::digest::Digest;
 
 use crate::admin::Operations;
 use crate::archive::{self, Archive};
-use crate::peers::{Joined, PeerStatus, Peers};
+use crate::peers::{Joined, PeerStatus, Peers, RoleChange};
 use crate::upkeep::{self, Elsewhere, Gc, Scrub, Surroundings};
 
 /// Hands `admin` what the rooms offer, without letting it know the rooms.
@@ -29,8 +29,15 @@ impl NodeOperations {
 }
 
 impl Operations for NodeOperations {
-    fn token(&self, expires: Duration) -> BoxFuture<'_, Result<String>> {
-        Box::pin(async move { self.peers.token(expires).await.context("make a join token") })
+    fn token(&self, expires: Duration, role: RoleChange) -> BoxFuture<'_, Result<String>> {
+        Box::pin(async move { self.peers.token(expires, role).await.context("make a join token") })
+    }
+
+    fn change_role<'a>(&'a self, node: &'a str, change: RoleChange) -> BoxFuture<'a, Result<Vec<&'static str>>> {
+        Box::pin(async move {
+            let id = self.peers.resolve(node)?;
+            self.peers.change_role(id, change).await.with_context(|| format!("change the role of {id}"))
+        })
     }
 
     fn join<'a>(&'a self, token: &'a str) -> BoxFuture<'a, Result<Joined>> {

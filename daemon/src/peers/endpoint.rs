@@ -45,6 +45,8 @@ const INCOMING_MAX: usize = 256;
 /// Bytes kept of one call that waits, and of all.
 const INCOMING_BUFFER: u64 = 16 << 10;
 const INCOMING_BUFFER_TOTAL: u64 = 1 << 20;
+/// Bytes of datagrams that wait to be sent, or to be read; the oldest go first.
+const DATAGRAM_BUFFER: usize = 64 << 10;
 /// A connection on which nothing was heard for so long is gone.
 const IDLE: Duration = Duration::from_secs(20);
 /// Often enough to keep a NAT's mapping.
@@ -72,6 +74,14 @@ pub(super) struct Endpoint {
 pub(super) struct Connection {
     connection: quinn::Connection,
     peer: NodeId,
+}
+
+/// What went over a connection since it came up, as UDP counts it.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Traffic {
+    pub packets_in: u64,
+    pub bytes_in: u64,
+    pub bytes_out: u64,
 }
 
 /// One stream, both ways.
@@ -176,6 +186,13 @@ impl Endpoint {
         self.endpoint.local_addr().expect("the port is open")
     }
 
+    /// Goes on from another port, as when a NAT gives out another one.
+    #[cfg(test)]
+    pub(super) fn rebind(&self) {
+        let socket = UdpSocket::bind("127.0.0.1:0").expect("a free port");
+        self.endpoint.rebind(socket).expect("the port is used");
+    }
+
     /// Says goodbye to everyone and closes the port.
     pub(super) async fn close(&self) {
         self.endpoint.close(0u32.into(), b"this node is stopping");
@@ -228,6 +245,22 @@ impl Connection {
 
     fn stream(&self, send: quinn::SendStream, receive: quinn::RecvStream) -> Stream {
         Stream { send: Sender { stream: send, peer: self.peer }, receive: Receiver { stream: receive, peer: self.peer } }
+    }
+
+    /// Sends a datagram. It may be lost, and is when the peer takes none or it does not fit the path.
+    pub(super) fn send_datagram(&self, bytes: Bytes) {
+        let _ = self.connection.send_datagram(bytes);
+    }
+
+    /// The next datagram of the peer.
+    pub(super) async fn datagram(&self) -> Result<Bytes> {
+        self.connection.read_datagram().await.map_err(|error| broken(self.peer, error))
+    }
+
+    /// UDP packets and bytes that came from the peer, and bytes that went to it.
+    pub(super) fn traffic(&self) -> Traffic {
+        let stats = self.connection.stats();
+        Traffic { packets_in: stats.udp_rx.datagrams, bytes_in: stats.udp_rx.bytes, bytes_out: stats.udp_tx.bytes }
     }
 
     /// Waits until it is gone.
@@ -326,7 +359,8 @@ fn transport(streams: u32, receive_window: u32) -> Arc<quinn::TransportConfig> {
     transport.max_concurrent_uni_streams(0u32.into());
     transport.max_idle_timeout(Some(IDLE.try_into().expect("seconds fit")));
     transport.keep_alive_interval(Some(KEEP_ALIVE));
-    transport.datagram_receive_buffer_size(None);
+    transport.datagram_receive_buffer_size(Some(DATAGRAM_BUFFER));
+    transport.datagram_send_buffer_size(DATAGRAM_BUFFER);
     Arc::new(transport)
 }
 

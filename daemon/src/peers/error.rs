@@ -84,6 +84,9 @@ pub enum Error {
         /// How the connection ended.
         why: String,
     },
+    /// Nobody could call the issuer.
+    #[error("nobody can call this node (peers.advertise is \"none\"), so nobody can join through it; make the token on another node")]
+    NoAddress,
     /// As many tokens wait as may.
     #[error("{max} join tokens are waiting to be used; use them, or let them expire")]
     TooManyTokens {
@@ -120,6 +123,9 @@ pub enum Error {
         /// What was typed.
         text: String,
     },
+    /// Nobody would be left who may write.
+    #[error("no member but this one may write: make another one a writer first (`larder peers role ID writer`)")]
+    LastWriter,
     /// A node can't expel itself.
     #[error("a node can't remove itself; run the command on another node")]
     Oneself,

@@ -14,6 +14,7 @@ use super::Inner;
 use super::endpoint::{Receiver, Sender, Stream};
 use super::error::{Error, Result};
 use super::links::Link;
+use super::roles;
 use super::sync::{Gather, Part, next_batch};
 use crate::store::{self, Exchange, Store};
 
@@ -65,6 +66,7 @@ async fn pull_once(inner: &Inner, link: &Arc<Link>) -> Result<()> {
             // ORDER: before it is applied, so that it is not sent back to where it came from.
             link.knows(vector);
         }
+        let update = roles::admit(inner, link, update).await?;
         let part = gather.take(update).map_err(|error| Error::Violation { peer: link.connection.peer(), what: error.to_string() })?;
         let Some(part) = part else { continue };
         let whole = part.whole;

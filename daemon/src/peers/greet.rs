@@ -16,7 +16,7 @@ use tokio::task::JoinSet;
 use super::endpoint::Connection;
 use super::error::{Error, Result};
 use super::links::{Agreed, Link, Links};
-use super::{Inner, Peers, exchange, join, serve};
+use super::{Inner, Peers, exchange, join, pulse, serve};
 
 /// How long a hello may take.
 pub(super) const HELLO: Duration = Duration::from_secs(5);
@@ -106,7 +106,7 @@ pub(super) fn welcome(inner: &Inner, theirs: &Hello) -> std::result::Result<Agre
     if theirs.cluster != inner.store.cluster() {
         return Err(Refusal::OTHER_CLUSTER);
     }
-    let version = version::agree(theirs.oldest, theirs.newest).ok_or(Refusal::VERSION)?;
+    let version = version::agree(theirs.oldest, theirs.newest.min(inner.newest)).ok_or(Refusal::VERSION)?;
     Ok(Agreed { life: theirs.life, version })
 }
 
@@ -124,6 +124,7 @@ pub(super) async fn keep(peers: Peers, connection: Connection, dialler: NodeId, 
     tracing::info!(?peer, "connected");
     let why = tokio::select! {
         why = up.link.connection.closed() => why,
+        () = pulse::listen(inner, &up.link) => up.link.connection.closed().await,
         () = exchange::pull(inner, &up.link) => "records are not read any more".to_owned(),
         () = answer(&peers, &up.link) => up.link.connection.closed().await,
     };
@@ -140,6 +141,7 @@ struct Up<'a> {
 impl Up<'_> {
     fn count(&self) {
         self.inner.metrics.peers_connected.set(self.links.all().len() as i64);
+        self.inner.pulse.notify_one();
     }
 }
 

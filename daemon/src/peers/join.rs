@@ -15,19 +15,28 @@ use super::dial::{self, ADDRESSES_MAX};
 use super::endpoint::{Connection, Stream};
 use super::error::{Error, Result};
 use super::members::{TOKENS_MAX, now_ms};
+use super::roles::RoleChange;
 use super::token::{self, Issued, Token};
 use super::{Inner, Peers};
-use crate::store::Commit;
+use crate::store::{self, Commit};
 
 /// What a stranger has to show its token.
 const SHOW: Duration = Duration::from_secs(10);
+/// How often one token may be shown before it is withdrawn; whoever has it shows it once, or again when the answer was lost.
+const TRIES_MAX: u32 = 5;
 /// Longest text that a new node may say of itself.
 const TEXT_MAX: usize = 1024;
 /// What the issuer has to answer.
 const ANSWER: Duration = Duration::from_secs(15);
 
 /// Makes a token and keeps its hash.
-pub(super) async fn issue(inner: &Inner, expires: Duration) -> Result<String> {
+pub(super) async fn issue(inner: &Inner, expires: Duration, role: RoleChange) -> Result<String> {
+    if inner.store.is_reader() {
+        return Err(store::Error::Reader.into());
+    }
+    if inner.own.addresses.is_empty() {
+        return Err(Error::NoAddress);
+    }
     let random = SystemRandom::new();
     let (mut id, mut secret) = ([0; 8], [0; 16]);
     random.fill(&mut id).and_then(|()| random.fill(&mut secret)).expect("the system gives random bytes");
@@ -40,7 +49,9 @@ pub(super) async fn issue(inner: &Inner, expires: Duration) -> Result<String> {
         secret,
         expires_ms,
     };
-    let row = (token::setting(&id), Some(codec::encode(&token.issued())));
+    let name = token::setting(&id);
+    let reader = (role.writer == Some(false)).then(|| token::reader_setting(&name));
+    let row = (name, Some(codec::encode(&token.issued())));
     let kept = inner.store.run(move |store| -> Result<()> {
         let waiting = store.settings(token::SETTING)?;
         let over = |row: &[u8]| codec::decode::<Issued>(row).map_or(true, |issued| issued.expires_ms <= now_ms());
@@ -49,7 +60,8 @@ pub(super) async fn issue(inner: &Inner, expires: Duration) -> Result<String> {
             return Err(Error::TooManyTokens { max: TOKENS_MAX });
         }
         let mut settings = vec![row];
-        settings.extend(over.into_iter().map(|(name, _)| (name, None)));
+        settings.extend(reader.map(|name| (name, Some(Vec::new()))));
+        settings.extend(over.into_iter().flat_map(|(name, _)| [(token::reader_setting(&name), None), (name, None)]));
         store.commit(Commit { settings, ..Commit::default() })?;
         Ok(())
     });
@@ -95,21 +107,36 @@ async fn admit(inner: &Inner, stranger: NodeId, join: Join) -> Result<Answer> {
         return Ok(Answer::Refused(Refusal::TOO_MUCH));
     }
     // One at a time: of two that show one token at once, one gets in.
-    let _one = inner.admitting.lock().await;
+    let mut admitting = inner.admitting.lock().await;
+    let tries = admitting.entry(join.token).or_insert(0);
+    *tries += 1;
+    let is_last_try = *tries >= TRIES_MAX;
+    // Guesses at tokens that there are not must not fill the memory.
+    admitting.retain(|token, _| *token == join.token || inner.members.is_token(token));
+    let standing = inner.members.roles(&stranger);
     let admitted = inner.store.run(move |store| -> Result<std::result::Result<(), Refusal>> {
         let name = token::setting(&join.token);
         let Some(issued) = store.setting(&name)?.and_then(|row| codec::decode::<Issued>(&row).ok()) else {
             return Ok(Err(Refusal::TOKEN_UNKNOWN));
         };
         if !issued.is_secret(&join.secret) {
+            if is_last_try {
+                store.commit(Commit { settings: vec![(token::reader_setting(&name), None), (name, None)], ..Commit::default() })?;
+                tracing::warn!(node = %stranger, "a join token was shown with wrong secrets too often, and is withdrawn");
+            }
             return Ok(Err(Refusal::TOKEN_UNKNOWN));
         }
         if issued.expires_ms <= now_ms() {
-            store.commit(Commit { settings: vec![(name, None)], ..Commit::default() })?;
+            store.commit(Commit { settings: vec![(token::reader_setting(&name), None), (name, None)], ..Commit::default() })?;
             return Ok(Err(Refusal::TOKEN_EXPIRED));
         }
-        let records = vec![(Key::Member(stranger), Some(Value::Member(join.member)))];
-        store.commit(Commit { records, settings: vec![(name, None)] })?;
+        let reader = token::reader_setting(&name);
+        let role = if store.setting(&reader)?.is_some() { RoleChange::READER } else { RoleChange::WRITER };
+        let roles = role.of(standing);
+        let mut records = vec![(Key::Member(stranger), Some(Value::Member(join.member)))];
+        // It may have been a member before, in another role.
+        records.extend((roles != standing).then(|| (Key::Role(stranger), Some(Value::Role(roles)))));
+        store.commit(Commit { records, settings: vec![(reader, None), (name, None)] })?;
         Ok(Ok(()))
     });
     let admitted = admitted.await?;

@@ -33,6 +33,8 @@ pub(super) struct Link {
     heard: AtomicBool,
     /// How often it was slow, broke off or lied when a blob was fetched.
     strikes: AtomicU32,
+    /// Whether it was said already that this peer writes and must not.
+    said: AtomicBool,
     pub reads: Semaphore,
     pub syncs: Semaphore,
 }
@@ -60,6 +62,7 @@ impl Link {
             known: Mutex::default(),
             heard: AtomicBool::new(false),
             strikes: AtomicU32::new(0),
+            said: AtomicBool::new(false),
             reads: Semaphore::new(READS_MAX),
             syncs: Semaphore::new(SYNCS_MAX),
         }
@@ -82,6 +85,11 @@ impl Link {
         self.heard.load(Ordering::Acquire)
     }
 
+    /// Whether something is to be said of this peer that is said once for a connection.
+    pub(super) fn say_once(&self) -> bool {
+        !self.said.swap(true, Ordering::Relaxed)
+    }
+
     pub(super) fn strike(&self) {
         self.strikes.fetch_add(1, Ordering::Relaxed);
     }
@@ -93,6 +101,11 @@ impl Link {
     /// The protocol version that both sides speak: what a later one brought is not asked for.
     pub(super) fn version(&self) -> u16 {
         self.agreed.version
+    }
+
+    /// The peer's life, from its hello.
+    pub(super) fn life(&self) -> u64 {
+        self.agreed.life
     }
 
     /// How long it has been up.

@@ -3,13 +3,13 @@
 //! [`Members`] also says who gets through the gate of the port: members, and for as long as a join token waits to be
 //! used, anyone who then has to show it.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::RwLock;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use larder_protocol::codec;
-use larder_protocol::record::Member;
+use larder_protocol::record::{Member, Roles};
 use larder_protocol::stamp::NodeId;
 
 use super::error::{Error, Result};
@@ -25,13 +25,23 @@ pub(super) const TOKENS_MAX: usize = 1000;
 pub(super) struct Members {
     own: NodeId,
     known: RwLock<HashMap<NodeId, Option<Member>>>,
+    /// What nodes may do of which a record says so.
+    roles: RwLock<HashMap<NodeId, Roles>>,
     /// Until when strangers may knock, milliseconds since 1970.
     open_until_ms: AtomicU64,
+    /// The tokens that wait to be used.
+    tokens: RwLock<HashSet<String>>,
 }
 
 impl Members {
     pub(super) fn load(store: &Store) -> Result<Self> {
-        let members = Self { own: store.origin().node, known: RwLock::default(), open_until_ms: AtomicU64::new(0) };
+        let members = Self {
+            own: store.origin().node,
+            known: RwLock::default(),
+            roles: RwLock::default(),
+            open_until_ms: AtomicU64::new(0),
+            tokens: RwLock::default(),
+        };
         members.refresh(store)?;
         members.refresh_gate(store)?;
         Ok(members)
@@ -42,14 +52,33 @@ impl Members {
         let waiting = store.settings(token::SETTING)?;
         let last = waiting.iter().filter_map(|(_, row)| codec::decode::<Issued>(row).ok()).map(|issued| issued.expires_ms).max();
         self.open_until_ms.store(last.unwrap_or(0), Ordering::Relaxed);
+        let names = waiting.into_iter().map(|(name, _)| name).collect();
+        *self.tokens.write().unwrap_or_else(std::sync::PoisonError::into_inner) = names;
         Ok(())
+    }
+
+    /// Whether a token of this id waits to be used.
+    pub(super) fn is_token(&self, id: &[u8; 8]) -> bool {
+        self.tokens.read().unwrap_or_else(std::sync::PoisonError::into_inner).contains(&token::setting(id))
     }
 
     /// Reads the records again.
     pub(super) fn refresh(&self, store: &Store) -> Result<()> {
         let known = store.members()?.into_iter().collect();
+        let roles = store.roles()?.into_iter().collect();
         *self.known.write().unwrap_or_else(std::sync::PoisonError::into_inner) = known;
+        *self.roles.write().unwrap_or_else(std::sync::PoisonError::into_inner) = roles;
+        let is_reader = !self.roles(&self.own).is_writer();
+        if is_reader != store.is_reader() {
+            store.set_reader(is_reader);
+            tracing::info!(role = if is_reader { "reader" } else { "writer" }, "this node's role has changed");
+        }
         Ok(())
+    }
+
+    /// What a node may do.
+    pub(super) fn roles(&self, node: &NodeId) -> Roles {
+        self.roles.read().unwrap_or_else(std::sync::PoisonError::into_inner).get(node).copied().unwrap_or_default()
     }
 
     fn read(&self) -> std::sync::RwLockReadGuard<'_, HashMap<NodeId, Option<Member>>> {

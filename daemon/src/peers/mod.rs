@@ -4,6 +4,8 @@
 //!   token lets a new key in; a tombstone expels one.
 //! - **How** (`endpoint`, `dial`, `greet`, `links`): one UDP port, QUIC, both sides proven; one connection per pair, dialled by either;
 //!   requests go both ways over it.
+//! - **Who may do what** (`roles`): what a reader writes counts nowhere.
+//! - **Who is alive** (`standing`, `liveness`, `pulse`): SWIM in datagrams over the connections; each member's condition and since when.
 //! - **Records** (`sync`, `exchange`): each side pulls what it lacks and stays subscribed.
 //! - **Blobs** (`fetch`, `serve`): who has it, then chunk by chunk, each checked before it goes anywhere.
 //! - **Placement** (`placement`): which members own a digest.
@@ -11,20 +13,23 @@
 //! Invariants: a stranger gets no further than the handshake, or while a token waits, than showing it; nothing a peer says
 //! becomes a path, a dial target or the size of an allocation; an address comes from a `Member` record or a token.
 //!
-//! Tasks: `peers accept`, `peers dial`, `peers members`, which end when the node stops; and one per connection, which end with it, so
+//! Tasks: `peers accept`, `peers dial`, `peers members`, `peers pulse`, which end when the node stops; and one per connection, which end with it, so
 //! that requests under way may still use it while the node stops. A panic in any of them ends the node. Locks: the members
 //! and the links, both held for a look only; `admitting` (async) while a token is used. A crash leaves nothing here: all that lasts
 //! is in the store.
 
+use std::collections::HashMap;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
+use bytes::Bytes;
+use larder_protocol::codec;
 use larder_protocol::digest::Digest;
 use larder_protocol::message::Hello;
 use larder_protocol::record::{Key, Member, Value};
 use larder_protocol::stamp::NodeId;
 use larder_protocol::version;
-use tokio::sync::Notify;
+use tokio::sync::{Notify, mpsc, watch};
 
 use crate::config::Config;
 use crate::store::{ClusterId, Commit, Staging, Store};
@@ -40,9 +45,13 @@ mod greet;
 mod identity;
 mod join;
 mod links;
+mod liveness;
 mod members;
 mod placement;
+mod pulse;
+mod roles;
 mod serve;
+mod standing;
 mod sync;
 #[cfg(test)]
 mod tests;
@@ -50,10 +59,20 @@ mod token;
 
 pub use error::{Error, Result};
 pub use identity::Identity;
+pub use roles::RoleChange;
+pub use standing::{Condition, Standing};
 
 use endpoint::Endpoint;
 use links::Links;
 use members::Members;
+use standing::Standings;
+
+/// The setting that keeps the number of the last life.
+const LIFE: &str = "peers/life";
+/// How often this node's own record is mended.
+const MEND_PAUSE: Duration = Duration::from_secs(60);
+/// Datagrams that wait to be looked at; further ones are lost.
+const DATAGRAMS_MAX: usize = 1024;
 
 /// Other nodes, as the rooms above see them. Cheap to clone.
 #[derive(Clone, Debug)]
@@ -68,17 +87,26 @@ struct Inner {
     endpoint: Endpoint,
     members: Arc<Members>,
     links: Links,
+    /// Who is alive.
+    standings: Standings,
     tasks: Tasks,
     metrics: Arc<Metrics>,
     /// What this node says of itself.
     own: Member,
     zone: String,
     replicas: usize,
-    /// Random, anew at each start.
+    /// The newest protocol version that it speaks.
+    newest: u16,
+    /// Another at each start, greater than all before.
     life: u64,
     /// Rung when a member may have to be dialled at once.
     redial: Notify,
-    admitting: tokio::sync::Mutex<()>,
+    /// Rung when a connection has come or gone, or the members have changed.
+    pulse: Notify,
+    /// Where the datagrams of all peers go.
+    datagrams: mpsc::Sender<(NodeId, Bytes)>,
+    /// Held while a token is used: how often each was shown.
+    admitting: tokio::sync::Mutex<HashMap<[u8; 8], u32>>,
 }
 
 /// One line of `larder peers`.
@@ -92,12 +120,26 @@ pub struct PeerStatus {
     pub zone: String,
     /// Its addresses.
     pub addresses: Vec<String>,
-    /// `self`, `connected` or `unreachable`.
+    /// What it may do: `writer` or `reader`, and `archiver`.
+    pub roles: Vec<&'static str>,
+    /// `self`; `connected`; `indirect`: alive, but only others have a connection with it; `suspect`; `down`.
     pub state: &'static str,
+    /// For how long it has been alive, suspect or down, as far as this node saw it.
+    pub since_s: Option<u64>,
     /// Round trip time.
     pub rtt_ms: Option<f64>,
+    /// Version of its program, as it wrote when it last started.
+    pub version: String,
+    /// The protocol version that is spoken with it.
+    pub protocol: Option<u16>,
     /// Records of ours that it is not known to have; 0 for a node that is not connected.
     pub behind: u64,
+    /// Bytes that came from it over the connection that is up.
+    pub bytes_in: Option<u64>,
+    /// Bytes that went to it over the connection that is up.
+    pub bytes_out: Option<u64>,
+    /// How often it was slow, broke off or lied over the connection that is up.
+    pub strikes: Option<u32>,
 }
 
 /// What came of joining.
@@ -131,7 +173,7 @@ impl Peers {
             version: env!("CARGO_PKG_VERSION").to_owned(),
         };
         let (node, member) = (identity.node(), own.clone());
-        let members = store.run(move |store| -> Result<Members> {
+        let opened = store.run(move |store| -> Result<(Members, u64)> {
             let key = Key::Member(node);
             let value = Some(Value::Member(member));
             match store.record(&key)? {
@@ -142,30 +184,37 @@ impl Peers {
                 Some(record) if record.value == value => {}
                 _ => drop(store.commit(Commit { records: vec![(key, value)], ..Commit::default() })?),
             }
-            Members::load(store)
+            Ok((Members::load(store)?, begin_life(store)?))
         });
-        let members = Arc::new(members.await?);
+        let (members, life) = opened.await?;
+        let members = Arc::new(members);
         let gate = Arc::clone(&members);
         let endpoint = Endpoint::open(config.peers.listen, &identity, Arc::new(move |node| gate.may_enter(node)))?;
+        let (datagrams, heard) = mpsc::channel(DATAGRAMS_MAX);
         let inner = Inner {
             identity,
             store,
             endpoint,
             members,
             links: Links::default(),
+            standings: Standings::default(),
             tasks: tasks.clone(),
             metrics,
             zone: own.zone.clone(),
             own,
             replicas: config.peers.replicas,
-            life: uuid::Uuid::new_v4().as_u64_pair().0,
+            newest: newest_version(),
+            life,
             redial: Notify::new(),
-            admitting: tokio::sync::Mutex::new(()),
+            pulse: Notify::new(),
+            datagrams,
+            admitting: tokio::sync::Mutex::default(),
         };
         let peers = Self { inner: Arc::new(inner) };
         tasks.core("peers accept", greet::accept(peers.clone()));
         tasks.core("peers dial", dial::dial(peers.clone()));
         tasks.core("peers members", follow_members(peers.clone()));
+        tasks.core("peers pulse", pulse::follow(peers.clone(), heard));
         Ok(peers)
     }
 
@@ -194,17 +243,29 @@ impl Peers {
         let inner = &self.inner;
         let (ours, this) = (inner.store.vector(), inner.identity.node());
         let is_heard = |node: &NodeId| inner.links.get(node).is_some_and(|link| link.is_heard() && ours.covers(&link.known()));
-        let others = inner.members.live().into_iter().filter(|(node, _)| *node != this);
+        // What a reader writes is not taken, so nobody need hear it.
+        let others = inner.members.live().into_iter().filter(|(node, _)| *node != this && inner.members.roles(node).is_writer());
         others.filter(|(node, _)| !is_heard(node)).map(|(node, member)| format!("{} ({node:?})", member.name)).collect()
     }
 
-    /// Whether this node comes first, of those in reach, in the order of owners of a digest.
+    /// Whether this node comes first, of those in reach that may write, in the order of owners of a digest.
     pub fn is_first_for(&self, digest: &Digest) -> bool {
         let inner = &self.inner;
         let this = inner.identity.node();
         let mut places = inner.members.places();
-        places.retain(|place| place.node == this || inner.links.get(&place.node).is_some());
-        placement::owners(digest, &places, 1).first().is_none_or(|first| *first == this)
+        places
+            .retain(|place| inner.members.roles(&place.node).is_writer() && (place.node == this || inner.links.get(&place.node).is_some()));
+        placement::owners(digest, &places, 1).first() == Some(&this)
+    }
+
+    /// How every other member is, and since when.
+    pub fn standings(&self) -> HashMap<NodeId, Standing> {
+        self.inner.standings.all()
+    }
+
+    /// Changes whenever a member's condition does, or a member comes or goes.
+    pub fn standing_changes(&self) -> watch::Receiver<u64> {
+        self.inner.standings.changes()
     }
 
     /// Every member, this node included.
@@ -213,32 +274,63 @@ impl Peers {
         let ours = inner.store.vector();
         let status = |(node, member): (NodeId, Member)| {
             let link = inner.links.get(&node);
-            let state = if node == inner.identity.node() {
-                "self"
-            } else if link.is_some() {
-                "connected"
-            } else {
-                "unreachable"
+            let standing = inner.standings.of(&node);
+            let condition = standing.map_or(Condition::Down, |standing| standing.condition);
+            let state = match (&link, condition) {
+                _ if node == inner.identity.node() => "self",
+                (Some(_), Condition::Alive | Condition::Down) => "connected",
+                (None, Condition::Alive) => "indirect",
+                (_, Condition::Suspect) => "suspect",
+                (None, Condition::Down) => "down",
             };
+            let traffic = link.as_ref().map(|link| link.connection.traffic());
             PeerStatus {
                 node: node.to_string(),
                 name: member.name,
                 zone: member.zone,
                 addresses: member.addresses,
+                roles: roles::words(inner.members.roles(&node)),
                 state,
+                since_s: standing.map(|standing| standing.since.elapsed().as_secs()),
                 rtt_ms: link.as_ref().map(|link| link.connection.rtt().as_secs_f64() * 1000.0),
-                behind: link.map_or(0, |link| link.known().behind(&ours)),
+                version: member.version,
+                protocol: link.as_ref().map(|link| link.version()),
+                behind: link.as_ref().map_or(0, |link| link.known().behind(&ours)),
+                bytes_in: traffic.map(|traffic| traffic.bytes_in),
+                bytes_out: traffic.map(|traffic| traffic.bytes_out),
+                strikes: link.map(|link| link.strikes()),
             }
         };
         inner.members.live().into_iter().map(status).collect()
     }
 
-    /// A one-time join token that is good for `expires`.
+    /// A one-time join token that is good for `expires`; whoever joins with it has this role.
     ///
     /// # Errors
     /// `TooManyTokens`, `Store`.
-    pub async fn token(&self, expires: Duration) -> Result<String> {
-        join::issue(&self.inner, expires).await
+    pub async fn token(&self, expires: Duration, role: RoleChange) -> Result<String> {
+        join::issue(&self.inner, expires, role).await
+    }
+
+    /// Changes what a member may do, this node included; what it may do then, in words.
+    ///
+    /// # Errors
+    /// `LastWriter`, `Store`: this node is a reader itself, or its disk refused.
+    pub async fn change_role(&self, node: NodeId, change: RoleChange) -> Result<Vec<&'static str>> {
+        let roles = roles::change(&self.inner, node, change).await?;
+        self.refresh()?;
+        Ok(roles::words(roles))
+    }
+
+    /// Whether this node may archive what others wrote.
+    pub fn is_archiver(&self) -> bool {
+        self.may_archive(&self.inner.identity.node())
+    }
+
+    /// Whether a member may archive what others wrote.
+    pub fn may_archive(&self, node: &NodeId) -> bool {
+        let roles = self.inner.members.roles(node);
+        roles.is_writer() && roles.is_archiver()
     }
 
     /// Joins the cluster of a token. Doing it again with the same token is harmless.
@@ -313,14 +405,47 @@ impl Inner {
             life: self.life,
             program: env!("CARGO_PKG_VERSION").to_owned(),
             oldest: version::OLDEST,
-            newest: version::NEWEST,
+            newest: self.newest,
         }
+    }
+}
+
+#[cfg(not(test))]
+fn newest_version() -> u16 {
+    version::NEWEST
+}
+
+/// What a node that is started now speaks; tests make it an older one.
+#[cfg(test)]
+fn newest_version() -> u16 {
+    tests::NEWEST.try_with(|newest| *newest).unwrap_or(version::NEWEST)
+}
+
+/// The number of the life that begins now, kept for the next start.
+fn begin_life(store: &Store) -> Result<u64> {
+    let last = store.setting(LIFE)?.and_then(|row| codec::decode::<u64>(&row).ok()).unwrap_or(0);
+    // The time alone would do but for clocks that start in 1970.
+    let life = members::now_ms().max(last.saturating_add(1));
+    store.commit(Commit { settings: vec![(LIFE.to_owned(), Some(codec::encode(&life)))], ..Commit::default() })?;
+    Ok(life)
+}
+
+/// Writes this node's own record anew when somebody else has changed it: others would call it where it is not.
+fn mend_own_record(inner: &Inner) -> Result<bool> {
+    let (key, own) = (Key::Member(inner.identity.node()), Value::Member(inner.own.clone()));
+    match inner.store.record(&key)? {
+        Some(record) if record.value.is_some() && record.value.as_ref() != Some(&own) => {
+            inner.store.commit(Commit { records: vec![(key, Some(own))], ..Commit::default() })?;
+            Ok(true)
+        }
+        _ => Ok(false),
     }
 }
 
 /// Follows the `Member` records as they change.
 async fn follow_members(peers: Peers) {
     let stopping = peers.inner.tasks.stopping();
+    let mut may_mend = Instant::now();
     let mut changes = peers.inner.store.changes();
     loop {
         tokio::select! {
@@ -330,9 +455,25 @@ async fn follow_members(peers: Peers) {
         let before = peers.inner.members.live();
         let refreshing = peers.clone();
         match peers.inner.store.run(move |_| refreshing.refresh()).await {
-            Ok(()) if peers.inner.members.live() != before => peers.inner.redial.notify_one(),
+            Ok(()) if peers.inner.members.live() != before => {
+                peers.inner.redial.notify_one();
+                peers.inner.pulse.notify_one();
+            }
             Ok(()) => {}
             Err(error) => tracing::warn!(%error, "read the members"),
+        }
+        if Instant::now() < may_mend {
+            continue;
+        }
+        let mending = peers.clone();
+        match peers.inner.store.run(move |_| mend_own_record(&mending.inner)).await {
+            Ok(false) => {}
+            Ok(true) => {
+                // Two nodes with one key would write against each other for ever.
+                may_mend = Instant::now() + MEND_PAUSE;
+                tracing::warn!("this node's own member record was changed by another node; it is written anew");
+            }
+            Err(error) => tracing::warn!(%error, "write this node's member record anew"),
         }
     }
 }

@@ -22,8 +22,16 @@ const REQUEST: Duration = Duration::from_secs(10);
 pub(super) async fn answer(inner: &Arc<Inner>, link: &Arc<Link>, mut stream: Stream) -> Result<()> {
     let peer = link.connection.peer();
     let late = |_| Error::Violation { peer, what: "a stream without a request".to_owned() };
-    let request = tokio::time::timeout(REQUEST, stream.receive.message::<Request>()).await.map_err(late)??;
-    let Some(request) = request else { return Ok(()) };
+    let request = match tokio::time::timeout(REQUEST, stream.receive.message::<Request>()).await.map_err(late)? {
+        Ok(Some(request)) => request,
+        Ok(None) => return Ok(()),
+        // F43: a later program's request, which must hear so, or nonsense, which may.
+        Err(error @ Error::Violation { .. }) => {
+            refuse(&mut stream.send, Refusal::UNKNOWN).await?;
+            return Err(error);
+        }
+        Err(error) => return Err(error),
+    };
     let answer = match request {
         Request::Sync(theirs) => {
             let _turn = link.syncs.acquire().await.expect("never closed");

@@ -17,6 +17,7 @@ const CHECK_SIZE: usize = 4;
 const LENGTH_MAX: usize = 16 << 10;
 /// Settings that hold the tokens which wait to be used.
 pub(super) const SETTING: &str = "peers/token/";
+const READER: &str = "peers/reader/";
 
 /// A token, whole.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -71,6 +72,11 @@ impl Issued {
         // blake3's own equality is constant-time.
         blake3::hash(secret) == blake3::Hash::from_bytes(self.hash)
     }
+}
+
+/// The name of the setting that is there while a token waits that makes its bearer a reader.
+pub(super) fn reader_setting(token: &str) -> String {
+    format!("{READER}{token}")
 }
 
 /// The name of a token's setting.

@@ -244,6 +244,7 @@ fn of_store(error: &store::Error) -> Refusal {
                 None => refusal,
             }
         }
+        E::Reader => refuse(StatusCode::FORBIDDEN, "DENIED"),
         E::Abandoned => Refusal::new(StatusCode::SERVICE_UNAVAILABLE, "UNAVAILABLE", "the blob's source went away; try again")
             .header(header::RETRY_AFTER, RETRY_BUSY_S),
         E::Closed => {
@@ -271,7 +272,8 @@ fn of_fetch(error: &store::Error) -> Refusal {
         | E::InvalidManifest(_)
         | E::Missing(_)
         | E::Changed { .. }
-        | E::Immutable { .. } => Refusal::internal(),
+        | E::Immutable { .. }
+        | E::Reader => Refusal::internal(),
     }
 }
 

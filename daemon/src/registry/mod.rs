@@ -38,7 +38,7 @@ use hyper::body::Incoming;
 
 use crate::config::Config;
 use crate::lookup::Lookup;
-use crate::store::Store;
+use crate::store::{self, Store};
 use crate::tasks::Tasks;
 use crate::telemetry::{HttpLabels, Metrics};
 
@@ -178,6 +178,10 @@ impl Front {
     }
 
     async fn dispatch(&self, route: Route, request: Pushed<'_>) -> Result<Response<Body>, Error> {
+        // Before a byte of it is taken; the store would refuse it at the end.
+        if route.is_write() && self.store.is_reader() {
+            return Err(store::Error::Reader.into());
+        }
         match route {
             Route::Ping => Ok(json(&serde_json::json!({}))),
             Route::ListRepositories(page) => self.list_repositories(page).await,

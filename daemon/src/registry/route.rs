@@ -57,6 +57,31 @@ pub(super) enum Route {
     CancelUpload { repository: RepositoryName, session: Uuid },
 }
 
+impl Route {
+    /// Whether it is there to change what the registry holds.
+    pub(super) fn is_write(&self) -> bool {
+        match self {
+            Route::Ping
+            | Route::ListRepositories(_)
+            | Route::ListTags { .. }
+            | Route::ListReferrers { .. }
+            | Route::CheckBlob { .. }
+            | Route::PullBlob { .. }
+            | Route::PullManifest { .. }
+            | Route::UploadStatus { .. } => false,
+            Route::DeleteBlob { .. }
+            | Route::PushManifest { .. }
+            | Route::DeleteManifest { .. }
+            | Route::StartUpload { .. }
+            | Route::PushBlob { .. }
+            | Route::MountBlob { .. }
+            | Route::AppendUpload { .. }
+            | Route::FinishUpload { .. }
+            | Route::CancelUpload { .. } => true,
+        }
+    }
+}
+
 /// Which part of a listing is wanted.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Page<T> {

@@ -114,6 +114,11 @@ pub enum Error {
         /// Bytes that could be had.
         have: u64,
     },
+    /// The node may read and not write.
+    #[error(
+        "this node is a reader: what it writes counts nowhere; push and delete on a writer (`larder peers` says who is one), or make this node one there: `larder peers role ID writer`"
+    )]
+    Reader,
     /// A blob that was on its way will not come.
     #[error("the blob's source ended before the blob did")]
     Abandoned,

@@ -7,6 +7,7 @@
 //! What is not on the disk yet may be read on this node, but is told to nobody: [`Journal::vector`] covers a record of
 //! this node only when it is durable, so that a power cut can't make it use a number twice.
 
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -34,6 +35,8 @@ pub(super) struct Journal {
     writer: Mutex<Writer>,
     syncer: Option<Syncer>,
     durable: Mutex<VersionVector>,
+    /// This node may write nothing but what it says of itself.
+    reader: AtomicBool,
     changes: watch::Sender<u64>,
 }
 
@@ -74,6 +77,7 @@ impl Journal {
             max_clock_drift,
             durable: Mutex::new(vector.clone()),
             writer: Mutex::new(Writer { clock, vector }),
+            reader: AtomicBool::new(false),
             syncer: (!relaxed).then(Syncer::default),
             changes: watch::Sender::new(0),
         })
@@ -81,6 +85,14 @@ impl Journal {
 
     pub(super) fn origin(&self) -> Origin {
         self.origin
+    }
+
+    pub(super) fn set_reader(&self, is_reader: bool) {
+        self.reader.store(is_reader, Ordering::Relaxed);
+    }
+
+    pub(super) fn is_reader(&self) -> bool {
+        self.reader.load(Ordering::Relaxed)
     }
 
     pub(super) fn changes(&self) -> watch::Receiver<u64> {
@@ -123,7 +135,10 @@ impl Journal {
                 continue;
             }
             let key = numbered.record.key.clone();
-            if let Some(link) = writing.needed(&numbered.record)? {
+            // A reader leaves that to the writers.
+            if !self.is_reader()
+                && let Some(link) = writing.needed(&numbered.record)?
+            {
                 // What is written now beats the tombstone, which so need not stand here at all.
                 tracing::debug!(?key, "a link was collected elsewhere that a manifest needs; it is written anew");
                 writing.record(key, Some(link))?;
@@ -189,6 +204,9 @@ impl Writing<'_> {
 
     /// Writes a record of this node. It must be the only one of its key in this writing.
     pub(super) fn record(&mut self, key: Key, value: Option<Value>) -> Result<()> {
+        if self.journal.is_reader() && key != Key::Member(self.journal.origin.node) {
+            return Err(Error::Reader);
+        }
         let time = self.writer.clock.tick(now_ms());
         self.record_at(key, value, time)
     }

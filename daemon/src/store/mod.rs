@@ -23,7 +23,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use larder_protocol::digest::Digest;
-use larder_protocol::record::{Archived, Key, Member, Numbered, PackId, Record, Value};
+use larder_protocol::record::{Archived, Key, Member, Numbered, PackId, Record, Roles, Value};
 use larder_protocol::stamp::NodeId;
 use larder_protocol::vector::{Origin, VersionVector};
 use tokio::sync::watch;
@@ -309,19 +309,40 @@ impl Store {
 
     /// Every member record; `None`: expelled.
     pub fn members(&self) -> Result<Vec<(NodeId, Option<Member>)>> {
-        let kind = Key::Member(NodeId([0; 32])).kind().to_be_bytes();
-        let mut members = Vec::new();
-        for row in self.inner.index.scan(Table::Record, &kind, b"") {
+        let member = |record: Record| match (record.key, record.value) {
+            (Key::Member(node), Some(Value::Member(member))) => Some((node, Some(member))),
+            (Key::Member(node), _) => Some((node, None)),
+            _ => None,
+        };
+        self.of_kind(&Key::Member(NodeId([0; 32])), member)
+    }
+
+    /// What nodes may do of which a record says so.
+    pub fn roles(&self) -> Result<Vec<(NodeId, Roles)>> {
+        let roles = |record: Record| match (record.key, record.value) {
+            (Key::Role(node), Some(Value::Role(roles))) => Some((node, roles)),
+            _ => None,
+        };
+        self.of_kind(&Key::Role(NodeId([0; 32])), roles)
+    }
+
+    fn of_kind<T>(&self, key: &Key, pick: impl Fn(Record) -> Option<T>) -> Result<Vec<T>> {
+        let mut picked = Vec::new();
+        for row in self.inner.index.scan(Table::Record, &key.kind().to_be_bytes(), b"") {
             let row: RecordRow = decode(Table::Record, &row?.1)?;
-            let record = journal::parse(&row.record)?;
-            let Key::Member(node) = record.key else { continue };
-            let member = match record.value {
-                Some(Value::Member(member)) => Some(member),
-                _ => None,
-            };
-            members.push((node, member));
+            picked.extend(pick(journal::parse(&row.record)?));
         }
-        Ok(members)
+        Ok(picked)
+    }
+
+    /// From now on this node may write nothing but its own `Member` record, or again everything.
+    pub fn set_reader(&self, is_reader: bool) {
+        self.inner.journal.set_reader(is_reader);
+    }
+
+    /// Whether this node may write nothing but its own `Member` record. Does not block.
+    pub fn is_reader(&self) -> bool {
+        self.inner.journal.is_reader()
     }
 
     /// A setting of another room.

@@ -23,7 +23,7 @@ async fn s27_a_stranger_gets_no_further_than_the_handshake() {
     let hello = Request::Hello(a.peers.inner.hello());
     assert_eq!(ask(&stranger, &a, hello.clone()).await, None);
     // While a token waits it may show one, and nothing else.
-    let _token = a.peers.token(Duration::from_secs(60)).await.expect("token");
+    let _token = a.peers.token(Duration::from_secs(60), RoleChange::WRITER).await.expect("token");
     for request in [hello, Request::WhoHas(vec![]), Request::Sync(a.store.vector())] {
         assert_eq!(ask(&stranger, &a, request).await, None);
     }
@@ -34,7 +34,7 @@ async fn s27_a_stranger_gets_no_further_than_the_handshake() {
 async fn s30_a_token_is_good_once_and_in_time_and_with_its_secret() {
     let a = Site::start("a", "x").await;
     let (b, c) = (Site::start("b", "x").await, Site::start("c", "x").await);
-    let text = a.peers.token(Duration::from_secs(60)).await.expect("token");
+    let text = a.peers.token(Duration::from_secs(60), RoleChange::WRITER).await.expect("token");
     let token = Token::parse(&text).expect("own token");
     let guess = |secret, id| {
         let place = &c.place;
@@ -52,11 +52,11 @@ async fn s30_a_token_is_good_once_and_in_time_and_with_its_secret() {
     b.peers.join(&text).await.expect("join again");
     // By another node it is of no use: nobody waits behind the gate any more.
     assert!(matches!(c.peers.join(&text).await, Err(Error::NotLetIn { .. })));
-    let _another = a.peers.token(Duration::from_secs(60)).await.expect("token");
+    let _another = a.peers.token(Duration::from_secs(60), RoleChange::WRITER).await.expect("token");
     let refused = c.peers.join(&text).await;
     assert!(matches!(refused, Err(Error::Refused { refusal: Refusal::TOKEN_UNKNOWN, .. })), "{refused:?}");
 
-    let expired = a.peers.token(Duration::ZERO).await.expect("token");
+    let expired = a.peers.token(Duration::ZERO, RoleChange::WRITER).await.expect("token");
     assert!(matches!(c.peers.join(&expired).await, Err(Error::TokenExpired)));
     let late = Token { expires_ms: u64::MAX, ..Token::parse(&expired).expect("own token") };
     let refused = c.peers.join(&late.to_text()).await;
@@ -66,14 +66,14 @@ async fn s30_a_token_is_good_once_and_in_time_and_with_its_secret() {
     let forged = Token { issuer: c.node(), ..Token::parse(&text).expect("own token") };
     let d = Site::start("d", "x").await;
     assert!(matches!(d.peers.join(&forged.to_text()).await, Err(Error::Unreachable { .. })));
-    let elsewhere = d.peers.token(Duration::from_secs(60)).await.expect("token");
+    let elsewhere = d.peers.token(Duration::from_secs(60), RoleChange::WRITER).await.expect("token");
     assert!(matches!(b.peers.join(&elsewhere).await, Err(Error::HasPeers { members: 2, .. })));
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn tokens_outlive_a_restart_of_their_issuer() {
     let (a, b) = (Site::start("a", "x").await, Site::start("b", "x").await);
-    let token = a.peers.token(Duration::from_secs(60)).await.expect("token");
+    let token = a.peers.token(Duration::from_secs(60), RoleChange::WRITER).await.expect("token");
     let a = a.stop().await.start().await;
     b.peers.join(&token).await.expect("join");
     until("they are connected", || a.sees(&b, "connected")).await;
@@ -107,7 +107,7 @@ async fn s29_an_expelled_node_is_cut_off_everywhere_and_stays_out_until_a_new_to
     assert_eq!((a.tag("from-outside"), c.tag("inside")), (None, None));
 
     // With a token of a member it is let in again, and what it wrote comes with it.
-    let token = b.peers.token(Duration::from_secs(60)).await.expect("token");
+    let token = b.peers.token(Duration::from_secs(60), RoleChange::WRITER).await.expect("token");
     c.peers.join(&token).await.expect("join");
     until("it is back", || c.tag("inside") == Some(mark) && a.tag("from-outside").is_some()).await;
 }
@@ -124,4 +124,23 @@ async fn a_restarted_node_is_connected_again_at_once_and_one_connection_is_kept(
     }
     tokio::time::sleep(Duration::from_millis(500)).await;
     assert_eq!((a.metrics.peers_connected.get(), b.metrics.peers_connected.get()), (1, 1));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_is_alive_is_told_and_since_when() {
+    let (a, b) = (Site::start("a", "x").await, Site::start("b", "x").await);
+    let mut changes = a.peers.standing_changes();
+    a.let_in(&b).await;
+    let of_b = |a: &Site, node| a.peers.standings().get(&node).copied();
+    let node = b.node();
+    until("b is alive", || of_b(&a, node).is_some_and(|standing| standing.condition == Condition::Alive)).await;
+    assert!(changes.has_changed().expect("open"));
+    changes.mark_unchanged();
+    assert!(of_b(&a, a.node()).is_none(), "this node is not among them");
+    let before = Instant::now();
+    let b = b.stop().await;
+    until("b is down", || of_b(&a, node).is_some_and(|standing| standing.down_for(Instant::now()).is_some())).await;
+    assert!(of_b(&a, node).expect("a member").since >= before && changes.has_changed().expect("open"));
+    let b = b.start().await;
+    until("b is back", || of_b(&a, b.node()).is_some_and(|standing| standing.condition == Condition::Alive)).await;
 }

@@ -1,7 +1,6 @@
 //! The room through its door: nodes in temporary folders on loopback, and peers that lie, stall or babble.
 
 use std::net::UdpSocket;
-use std::time::Instant;
 
 use bytes::Bytes;
 use larder_protocol::digest::Algorithm;
@@ -14,13 +13,22 @@ use super::endpoint::{Connection, Stream};
 use super::*;
 use crate::store::{DataFolder, ManifestPush, Options};
 
+mod addresses;
 mod admission;
 mod blobs;
+mod hostile;
 mod records;
+mod roles;
+mod versions;
 
 /// Longer than anything here may take.
 const DEADLINE: Duration = Duration::from_secs(20);
 const IMAGE: &str = "application/vnd.oci.image.manifest.v1+json";
+
+tokio::task_local! {
+    /// The newest protocol version of the nodes that are started in here.
+    pub(super) static NEWEST: u16;
+}
 
 /// A node without the rooms above.
 struct Site {
@@ -63,7 +71,7 @@ impl Site {
 
     /// Lets another node in, and waits until both are connected.
     async fn let_in(&self, other: &Site) {
-        let token = self.peers.token(Duration::from_secs(60)).await.expect("token");
+        let token = self.peers.token(Duration::from_secs(60), RoleChange::WRITER).await.expect("token");
         other.peers.join(&token).await.expect("join");
         until("the two are connected", || self.sees(other, "connected") && other.sees(self, "connected")).await;
     }

@@ -38,7 +38,7 @@ async fn f16_a_node_that_was_away_catches_up_and_brings_what_it_wrote() {
     a.let_in(&b).await;
     let away = b.stop().await;
     let while_away = a.push_image("while-away").await;
-    until("its absence is noticed", || a.peers.list().iter().any(|status| status.state == "unreachable")).await;
+    until("its absence is noticed", || a.peers.list().iter().any(|status| status.state == "down")).await;
     let b = away.start().await;
     let alone = b.push_image("alone").await;
     until("both have both", || [&a, &b].iter().all(|site| site.tag("while-away") == Some(while_away) && site.tag("alone") == Some(alone)))
