@@ -12,7 +12,7 @@ larder  := $(CARGO_TARGET_DIR)/release/larder
 SOAK_SECONDS ?= 600
 FUZZ_SECONDS ?= 300
 
-.PHONY: help run demo test bench bench-scale soak fuzz lint deny deb build
+.PHONY: help run demo test bench bench-cluster bench-scale soak fuzz lint deny deb build
 
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 16
@@ -36,6 +36,10 @@ test: ## every suite, then the package in a clean Debian root
 bench: ## the figures of the design, as tables
 	packaging/setup test
 	cargo test $(profile) -p larder --test bench -- --nocapture
+
+bench-cluster: ## the same of many nodes with a network between them; needs root; BENCH_QUICK, BENCH_MIB
+	packaging/setup test
+	cargo test $(profile) -p larder --test bench-cluster -- --ignored --nocapture --test-threads=1
 
 bench-scale: ## the same of a node with 1,000,000 tags, 100,000 repositories and 1,000,000 blobs
 	packaging/setup build

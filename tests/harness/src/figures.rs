@@ -14,8 +14,25 @@ pub struct Figure {
     pub unit: &'static str,
     /// The same figure of CNCF Distribution.
     pub against: Option<f64>,
-    /// The most that it may be.
-    pub goal: Option<f64>,
+    /// The most that it may be, or the least.
+    pub goal: Option<Goal>,
+}
+
+/// What was promised.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub enum Goal {
+    /// No more than this.
+    AtMost(f64),
+    /// No less than this.
+    AtLeast(f64),
+}
+
+impl Goal {
+    fn number(self) -> f64 {
+        match self {
+            Self::AtMost(number) | Self::AtLeast(number) => number,
+        }
+    }
 }
 
 impl Figure {
@@ -26,7 +43,12 @@ impl Figure {
 
     /// The same with a goal.
     pub fn at_most(self, goal: f64) -> Self {
-        Self { goal: Some(goal), ..self }
+        Self { goal: Some(Goal::AtMost(goal)), ..self }
+    }
+
+    /// The same with a goal that has to be reached.
+    pub fn at_least(self, goal: f64) -> Self {
+        Self { goal: Some(Goal::AtLeast(goal)), ..self }
     }
 
     /// The same beside CNCF Distribution's.
@@ -35,7 +57,11 @@ impl Figure {
     }
 
     fn is_met(&self) -> bool {
-        self.goal.is_none_or(|goal| self.value <= goal)
+        match self.goal {
+            Some(Goal::AtMost(most)) => self.value <= most,
+            Some(Goal::AtLeast(least)) => self.value >= least,
+            None => true,
+        }
     }
 }
 
@@ -48,15 +74,22 @@ pub fn publish(program: &str, name: &str, figures: &[Figure]) {
     let path = write(program, name, figures);
     println!("written to {}", path.display());
     for figure in figures {
-        assert!(figure.is_met(), "{}: {} {}, at most {:?} was promised", figure.name, figure.value, figure.unit, figure.goal);
+        assert!(figure.is_met(), "{}: {} {}, promised was {:?}", figure.name, figure.value, figure.unit, figure.goal);
     }
 }
 
 fn print(figures: &[Figure]) {
-    println!("\n{:<58} {:>12} {:<6} {:>10} {:>12}", "figure", "Larder", "", "at most", "Distribution");
-    for Figure { name, value, unit, against, goal } in figures {
-        let number = |number: &Option<f64>| number.map_or(String::new(), |number| number.to_string());
-        println!("{name:<58} {value:>12.2} {unit:<6} {:>10} {:>12}", number(goal), number(against));
+    println!("\n{:<58} {:>12} {:<6} {:>10} {:>12}", "figure", "Larder", "", "promised", "Distribution");
+    for figure in figures {
+        let Figure { name, value, unit, against, goal } = figure;
+        let goal = match goal {
+            Some(Goal::AtMost(most)) => format!("<= {most}"),
+            Some(Goal::AtLeast(least)) => format!(">= {least}"),
+            None => String::new(),
+        };
+        let against = against.map_or(String::new(), |number| format!("{number:.2}"));
+        let missed = if figure.is_met() { "" } else { "  MISSED" };
+        println!("{name:<58} {value:>12.2} {unit:<6} {goal:>10} {against:>12}{missed}");
     }
     println!();
 }
@@ -71,7 +104,7 @@ fn write(program: &str, name: &str, figures: &[Figure]) -> PathBuf {
             let ratio = figure.against.map(|against| figure.value / against);
             json!({
                 "name": figure.name, "value": figure.value, "unit": figure.unit,
-                "against": figure.against, "ratio": ratio, "goal": figure.goal, "met": figure.is_met(),
+                "against": figure.against, "ratio": ratio, "goal": figure.goal.map(Goal::number), "met": figure.is_met(),
             })
         })
         .collect();

@@ -3,6 +3,7 @@
 //! A pool would try again on another connection when a node has died, and a crash test would not see it.
 
 use crate::content::Content;
+use crate::rig;
 use bytes::Bytes;
 use futures_util::stream;
 use http_body_util::{BodyExt, Full, StreamBody, combinators::UnsyncBoxBody};
@@ -178,7 +179,7 @@ pub async fn summary(url: &str) -> io::Result<Summary> {
 ///
 /// For requests that a decent client cannot send. An answer after which the connection stays open is returned after a while.
 pub async fn raw(url: &str, bytes: &[u8]) -> io::Result<Vec<u8>> {
-    let mut stream = TcpStream::connect(authority(url)?).await?;
+    let mut stream = connect(authority(url)?).await?;
     stream.write_all(bytes).await?;
     let mut answer = Vec::new();
     // A reset after the answer is as good as an orderly close here: what came before it counts.
@@ -193,7 +194,7 @@ async fn timed<T>(work: impl Future<Output = io::Result<T>>) -> io::Result<T> {
 /// Sends a request and returns as soon as the head of the answer is there; the body comes as it is read.
 pub async fn send(method: &str, url: &str, headers: &[(&str, &str)], body: Body) -> io::Result<hyper::Response<Incoming>> {
     let authority = authority(url)?;
-    let stream = TcpStream::connect(authority).await?;
+    let stream = connect(authority).await?;
     stream.set_nodelay(true)?;
     let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.map_err(io::Error::other)?;
     // Ends with the connection: after the answer's body is read or dropped. Its error is the sender's or the body's too.
@@ -201,12 +202,21 @@ pub async fn send(method: &str, url: &str, headers: &[(&str, &str)], body: Body)
         let _ = connection.await;
     });
     let path = &url["http://".len() + authority.len()..];
-    let mut request = hyper::Request::builder().method(method).uri(if path.is_empty() { "/" } else { path }).header("host", authority);
+    let host = authority.split_once('@').map_or(authority, |(_, host)| host);
+    let mut request = hyper::Request::builder().method(method).uri(if path.is_empty() { "/" } else { path }).header("host", host);
     for (name, value) in headers {
         request = request.header(*name, *value);
     }
     let request = request.body(body.0).map_err(io::Error::other)?;
     sender.send_request(request).await.map_err(io::Error::other)
+}
+
+/// Connects with a server on this machine, or with one on a host of a [`rig`].
+async fn connect(authority: &str) -> io::Result<TcpStream> {
+    match rig::connect(authority).await {
+        Some(connected) => connected,
+        None => TcpStream::connect(authority).await,
+    }
 }
 
 fn authority(url: &str) -> io::Result<&str> {

@@ -15,6 +15,7 @@
 //! - [`Registry`]: push and pull as clients do, and verify every byte that comes back.
 //! - [`Image`], [`Content`]: what is pushed; the same seed gives the same bytes on every machine.
 //! - [`CountingS3`]: an S3 server on a folder that counts every HTTP request and fails on demand.
+//! - [`Rig`]: hosts with cables of a known rate, and a proxy that delays, loses and cuts, for nodes that talk over a network.
 //! - [`http`]: the client below all of them, for requests that no client would send.
 //! - [`Figure`]: what was measured, beside what was promised.
 //! - [`fuzz()`]: inputs that nobody thought of.
@@ -25,12 +26,14 @@
 
 pub mod content;
 pub mod figures;
+pub mod fleet;
 pub mod fuzz;
 pub mod http;
 pub mod image;
 pub mod node;
 pub mod random;
 pub mod registry;
+pub mod rig;
 pub mod s3;
 pub mod wait;
 
@@ -42,5 +45,6 @@ pub use image::{Image, Kind};
 pub use node::{Node, NodeBuilder};
 pub use random::Random;
 pub use registry::Registry;
+pub use rig::Rig;
 pub use s3::CountingS3;
 pub use wait::wait_until;

@@ -4,13 +4,14 @@
 //! an ERROR or a panic fails its test when it is dropped, unless the test said that it expects one.
 
 use crate::http::{self, Body};
+use crate::rig::{self, Host};
 use crate::s3::CountingS3;
 use crate::wait::try_until;
 use serde_json::Value;
 use std::ffi::OsString;
 use std::fs::{File, OpenOptions};
 use std::io::Write;
-use std::net::{TcpListener, UdpSocket};
+use std::net::{Ipv4Addr, SocketAddrV4, TcpListener, UdpSocket};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -31,6 +32,8 @@ pub struct NodeBuilder {
     environment: Vec<(String, String)>,
     flags: Vec<String>,
     errors_expected: bool,
+    host: Option<Host>,
+    in_memory: bool,
 }
 
 impl NodeBuilder {
@@ -62,6 +65,18 @@ impl NodeBuilder {
         server.environment(prefix).into_iter().fold(self, |builder, (key, value)| builder.env(key, value))
     }
 
+    /// Runs the node on a host of a rig, at the host's address and [`rig::PORT`].
+    pub fn on(mut self, host: &Host) -> Self {
+        self.host = Some(host.clone());
+        self.env("LARDER_HTTP__INSECURE", "true")
+    }
+
+    /// Keeps the data folder in memory: where many nodes share the disk of one machine, it would be what is measured.
+    pub fn in_memory(mut self) -> Self {
+        self.in_memory = true;
+        self
+    }
+
     /// Lets the log hold errors; for tests that break something.
     pub fn errors_expected(mut self) -> Self {
         self.errors_expected = true;
@@ -80,7 +95,8 @@ impl NodeBuilder {
 
     /// Makes the data folder and takes ports, starts nothing yet.
     pub fn create(self) -> Node {
-        let folder = tempfile::Builder::new().prefix("larder-").tempdir().expect("make a temporary folder");
+        let place = if self.in_memory { PathBuf::from("/dev/shm") } else { std::env::temp_dir() };
+        let folder = tempfile::Builder::new().prefix("larder-").tempdir_in(place).expect("make a temporary folder");
         let thread = std::thread::current();
         let test = thread.name().unwrap_or("test").replace("::", "/");
         // The program is <target>/release/larder: the logs go beside what cargo makes, wherever that is.
@@ -89,7 +105,11 @@ impl NodeBuilder {
         std::fs::create_dir_all(&logs).unwrap_or_else(|error| panic!("make {}: {error}", logs.display()));
         let log = logs.join(format!("{}.log", self.name));
         File::create(&log).unwrap_or_else(|error| panic!("make {}: {error}", log.display()));
-        Node { data: folder.path().join("data"), folder, port: free_port(), log, child: None, with: self }
+        let address = match &self.host {
+            Some(host) => SocketAddrV4::new(host.address(), rig::PORT),
+            None => SocketAddrV4::new(Ipv4Addr::LOCALHOST, free_port()),
+        };
+        Node { data: folder.path().join("data"), folder, address, log, child: None, with: self }
     }
 }
 
@@ -100,7 +120,7 @@ pub struct Node {
     // Holds the folder until the node is dropped.
     folder: tempfile::TempDir,
     data: PathBuf,
-    port: u16,
+    address: SocketAddrV4,
     log: PathBuf,
     child: Option<Child>,
 }
@@ -108,17 +128,33 @@ pub struct Node {
 impl Node {
     /// Prepares a node of `program`, which a suite knows as `env!("CARGO_BIN_EXE_larder")`.
     pub fn builder(program: &str) -> NodeBuilder {
-        NodeBuilder { program: program.into(), name: "node".into(), environment: Vec::new(), flags: Vec::new(), errors_expected: false }
+        NodeBuilder {
+            program: program.into(),
+            name: "node".into(),
+            environment: Vec::new(),
+            flags: Vec::new(),
+            errors_expected: false,
+            host: None,
+            in_memory: false,
+        }
     }
 
-    /// `http://127.0.0.1:port`.
+    /// `http://127.0.0.1:port`, or the same of its host.
     pub fn url(&self) -> String {
         format!("http://{}", self.address())
     }
 
     /// `127.0.0.1:port`, of HTTP over TCP and of the peers over UDP.
     pub fn address(&self) -> String {
-        format!("127.0.0.1:{}", self.port)
+        self.address.to_string()
+    }
+
+    /// The host of a rig that it runs on.
+    ///
+    /// # Panics
+    /// When it runs on none.
+    pub fn host(&self) -> &Host {
+        self.with.host.as_ref().expect("the node runs on a host of a rig")
     }
 
     /// The node's name.
@@ -274,6 +310,11 @@ impl Node {
         self.kernel_bytes("VmRSS:")
     }
 
+    /// Seconds that processors have spent on the process so far.
+    pub fn cpu_seconds(&self) -> f64 {
+        rig::machine::cpu_seconds(self.id())
+    }
+
     /// How many files, sockets included, the process has open now.
     pub fn open_files(&self) -> u64 {
         let entries = std::fs::read_dir(format!("/proc/{}/fd", self.id())).expect("list the open files of a running child");
@@ -316,7 +357,10 @@ impl Node {
 
     /// The program with `arguments` and the node's environment, and nothing of the environment of the person who tests.
     pub fn command<S: Into<OsString>>(&self, arguments: impl IntoIterator<Item = S>) -> Command {
-        let mut command = Command::new(&self.with.program);
+        let mut command = match &self.with.host {
+            Some(host) => host.command(&self.with.program),
+            None => Command::new(&self.with.program),
+        };
         command.args(arguments.into_iter().map(Into::into));
         for (key, _) in std::env::vars_os() {
             let text = key.to_string_lossy();

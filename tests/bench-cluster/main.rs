@@ -1,0 +1,37 @@
+//! What a crowd costs: figures of many nodes on hosts with cables of a known rate. `make bench-cluster` runs them, one by one.
+//!
+//! The cables are slow enough that the network is the limit and not the processors of the one machine below all hosts; how busy those
+//! were stands beside every figure. Data folders are in memory: sixteen hosts have sixteen disks, and this machine has one. Bytes are
+//! counted by the kernel on the cables, headers and repeats included, and every byte that a client gets is verified.
+//!
+//! BENCH_QUICK=1 leaves out what is measured beside CNCF Distribution, which takes minutes; BENCH_MIB=32 makes images smaller.
+
+mod fan_out;
+mod pulls;
+
+use larder_harness::rig::Host;
+use larder_harness::{Node, NodeBuilder, fleet};
+use std::time::Duration;
+
+const PROGRAM: &str = env!("CARGO_BIN_EXE_larder");
+
+/// A node on a host, with its data in memory and no archive.
+fn node(number: usize, host: &Host) -> NodeBuilder {
+    Node::builder(PROGRAM).name(&format!("node-{number:02}")).on(host).in_memory().archive("none")
+}
+
+/// A cluster of one node on each host.
+async fn cluster(hosts: &[Host], with: impl Fn(NodeBuilder) -> NodeBuilder) -> Vec<Node> {
+    let mut nodes: Vec<Node> = hosts.iter().enumerate().map(|(number, host)| with(node(number + 1, host)).create()).collect();
+    fleet::found(&mut nodes).await;
+    nodes
+}
+
+/// Ends a scenario that does not end by itself.
+async fn within<T>(deadline: Duration, scenario: impl Future<Output = T>) -> T {
+    tokio::time::timeout(deadline, scenario).await.unwrap_or_else(|_| panic!("not done after {deadline:?}"))
+}
+
+fn is_quick() -> bool {
+    std::env::var_os("BENCH_QUICK").is_some()
+}
