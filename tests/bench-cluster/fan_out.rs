@@ -1,6 +1,6 @@
 //! Sixteen nodes pull one new image at once.
 
-use crate::pulls::{Pushed, quiet};
+use crate::pulls::{Pushed, image_size, pull_all, quiet};
 use crate::{PROGRAM, cluster, is_quick, within};
 use futures_util::future::join_all;
 use larder_harness::rig::machine::Busy;
@@ -31,7 +31,7 @@ async fn sixteen_nodes_pull_a_new_image_at_once() {
 
 async fn ours(hosts: &[Host]) -> Vec<Figure> {
     let nodes = cluster(hosts, |node| node).await;
-    let (origin, url) = (&nodes[0], nodes[0].url());
+    let url = nodes[0].url();
     let size = image_size();
 
     let first = Pushed::new(1, size);
@@ -45,31 +45,31 @@ async fn ours(hosts: &[Host]) -> Vec<Figure> {
     println!("one alone: {alone:.1} s, {held} bytes were there before, machine {alone_busy:.0} % busy");
 
     let second = Pushed::new(2, size);
-    let before = origin.host().traffic();
+    let traffic = || hosts[0].traffic();
+    let before = traffic();
     second.push(&url).await;
     join_all(nodes.iter().map(|node| second.visible(node))).await;
-    let early = origin.host().traffic() - before;
+    let early = traffic() - before;
     let busy = Busy::start();
-    let mut seconds = join_all(nodes.iter().map(|node| async { second.pull(&node.url()).await })).await;
+    let (seconds, failed) = pull_all(&second, &nodes).await;
     let all_busy = busy.percent();
-    let sent = origin.host().traffic() - before;
-    seconds.sort_by(f64::total_cmp);
-    println!("seconds of all {NODES}: {seconds:.1?}");
+    let sent = traffic() - before;
     quiet(hosts).await;
-    let in_the_end = origin.host().traffic() - before;
+    let in_the_end = traffic() - before;
 
-    let copies = |bytes: u64| bytes as f64 / second.size as f64;
-    let last = seconds[NODES - 1];
+    let copies = |bytes: u64| second.copies(bytes);
+    let last = if failed == 0 { seconds[NODES - 1] } else { f64::INFINITY };
     let processor: f64 = nodes.iter().map(|node| node.cpu_seconds()).sum();
     vec![
         Figure::new(format!("one node pulls {} MiB alone", size >> 20), alone, "s"),
         Figure::new("16 nodes pull at once: the last is done after", last, "s"),
         Figure::new("16 nodes at once, beside one alone", last / alone, "x").at_most(1.30),
-        Figure::new("median of them, beside one alone", seconds[NODES / 2] / alone, "x"),
+        Figure::new("median of them, beside one alone", seconds.get(NODES / 2).map_or(f64::INFINITY, |median| median / alone), "x"),
         Figure::new("the origin sent, until the last was done", copies(sent.sent), "copies").at_most(1.10),
         Figure::new("the same, when owners have their copies", copies(in_the_end.sent), "copies"),
         Figure::new("of these, before the pulls began", copies(early.sent), "copies"),
         Figure::new("the origin received", copies(sent.received), "copies"),
+        Figure::new("pulls that failed", failed as f64, "").at_most(0.0),
         Figure::new("machine busy, one alone", alone_busy, "%"),
         Figure::new("machine busy, 16 at once", all_busy, "%"),
         Figure::new("processor time of all nodes, from their start", processor, "s"),
@@ -87,7 +87,7 @@ async fn distribution(figures: &mut Vec<Figure>, hosts: &[Host], server: &Host) 
     let urls: Vec<String> = hosts.iter().map(|host| server.url_from(host, Distribution::PORT)).collect();
     let seconds = join_all(urls.iter().map(|url| image.pull(url))).await;
     let last = seconds.into_iter().fold(0.0, f64::max);
-    let sent = (server.traffic() - before).sent as f64 / image.size as f64;
+    let sent = image.copies((server.traffic() - before).sent);
     let theirs = [alone, last, last / alone, f64::NAN, sent];
     for (figure, theirs) in figures.iter_mut().zip(theirs).filter(|(_, theirs)| !theirs.is_nan()) {
         *figure = figure.clone().against(theirs);
@@ -140,8 +140,4 @@ impl Drop for Distribution {
         let _ = self.child.kill();
         let _ = self.child.wait();
     }
-}
-
-fn image_size() -> u64 {
-    std::env::var("BENCH_MIB").map_or(128, |size| size.parse().expect("BENCH_MIB is a number")) << 20
 }

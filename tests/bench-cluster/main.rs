@@ -7,9 +7,15 @@
 //! BENCH_QUICK=1 leaves out what is measured beside CNCF Distribution, which takes minutes; BENCH_MIB=32 makes images smaller.
 
 mod fan_out;
+mod fetch_through;
+mod origin_lost;
 mod pulls;
+mod quic;
+mod tags;
+mod zones;
 
 use larder_harness::rig::Host;
+use larder_harness::rig::proxy::Proxy;
 use larder_harness::{Node, NodeBuilder, fleet};
 use std::time::Duration;
 
@@ -25,6 +31,20 @@ async fn cluster(hosts: &[Host], with: impl Fn(NodeBuilder) -> NodeBuilder) -> V
     let mut nodes: Vec<Node> = hosts.iter().enumerate().map(|(number, host)| with(node(number + 1, host)).create()).collect();
     fleet::found(&mut nodes).await;
     nodes
+}
+
+/// The same with a proxy between all of them.
+async fn behind_proxy(hosts: &[Host], with: impl Fn(NodeBuilder) -> NodeBuilder) -> (Vec<Node>, Proxy) {
+    let mut nodes: Vec<Node> = hosts.iter().enumerate().map(|(number, host)| with(node(number + 1, host)).create()).collect();
+    let proxy = fleet::proxied(&mut nodes, 1);
+    fleet::found(&mut nodes).await;
+    (nodes, proxy)
+}
+
+/// Of a hundred of these numbers so many are smaller, or as large.
+fn percentile(numbers: &mut [f64], percent: usize) -> f64 {
+    numbers.sort_by(f64::total_cmp);
+    numbers[(numbers.len() * percent).div_ceil(100).saturating_sub(1)]
 }
 
 /// Ends a scenario that does not end by itself.

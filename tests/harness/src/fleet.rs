@@ -1,12 +1,27 @@
 //! Several nodes as one cluster.
 
 use crate::node::Node;
+use crate::rig::proxy::Proxy;
 use crate::wait::wait_until;
 use futures_util::future::join_all;
+use std::net::SocketAddr;
 use std::time::Duration;
 
 /// Until all of them know and reach each other, on a machine that is busy with something else.
 const DEADLINE: Duration = Duration::from_secs(120);
+
+/// Puts a proxy between nodes that have not been started yet: on the loopback, or at the switch of the first one's host.
+pub fn proxied(nodes: &mut [Node], seed: u64) -> Proxy {
+    let addresses: Vec<SocketAddr> = nodes.iter().map(|node| node.address().parse().expect("an address")).collect();
+    let proxy = match nodes.first().and_then(Node::host) {
+        Some(host) => Proxy::at_switch(host, &addresses, seed),
+        None => Proxy::local(&addresses, seed),
+    };
+    for (number, node) in nodes.iter_mut().enumerate() {
+        node.set_env("LARDER_PEERS__ADVERTISE", Some(&proxy.front(number).to_string()));
+    }
+    proxy
+}
 
 /// Starts nodes at once, lets all join the first one, and waits until each is connected with all others.
 ///

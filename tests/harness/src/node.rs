@@ -149,12 +149,9 @@ impl Node {
         self.address.to_string()
     }
 
-    /// The host of a rig that it runs on.
-    ///
-    /// # Panics
-    /// When it runs on none.
-    pub fn host(&self) -> &Host {
-        self.with.host.as_ref().expect("the node runs on a host of a rig")
+    /// The host of a rig that it runs on, if it does.
+    pub fn host(&self) -> Option<&Host> {
+        self.with.host.as_ref()
     }
 
     /// The node's name.
