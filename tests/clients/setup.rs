@@ -68,6 +68,32 @@ async fn containerd_takes_the_configuration_that_setup_writes() {
     }
 }
 
+/// The names in here are nobody's at Docker Hub, so what comes was here.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_host_without_a_node_pulls_from_the_nearest_and_from_the_next_when_that_is_down() {
+    let (mut first, second) = (node("first").start().await, node("second").start().await);
+    let (home, root) = (first.scratch().to_owned(), first.scratch().join("system"));
+    let image = format!("docker.io/{HUB_IMAGE}");
+    let id = push(&first, &image).await;
+    // One machine has no distances, so the order is only that all answer; a dead one is left out.
+    let client = Client::new("podman", &home, "copies");
+    client.run(&["pull", "--quiet", "--tls-verify=false", &format!("{}/{image}:1", first.address())]);
+    client.run(&["push", "--tls-verify=false", &format!("{}/{image}:1", first.address()), &format!("{}/{image}:1", second.address())]);
+    let (one, two) = (first.address(), second.address());
+    let arguments = ["setup", "podman", "--root", text(&root), "--write", "--node", &one, &two, "127.0.0.1:1"];
+    let said = second.cli(&arguments).await.expect("setup");
+    assert!(said.contains("127.0.0.1:1 is left out") && said.contains(&format!("{one} answers in")), "{said}");
+    std::fs::create_dir_all(home.join(".config")).expect("make a folder");
+    std::os::unix::fs::symlink(root.join("etc/containers"), home.join(".config/containers")).expect("link a folder");
+    let pull = |name: &str| {
+        let client = Client::new("podman", &home, name);
+        format!("sha256:{}", client.run(&["pull", "--quiet", &format!("{image}:1")]))
+    };
+    assert_eq!(pull("both"), id);
+    first.stop().await;
+    assert_eq!(pull("one-left"), id);
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn podman_buildah_and_skopeo_take_the_configuration_that_setup_writes() {
     let node = node("node").start().await;

@@ -1,5 +1,6 @@
 //! Who is let in, and who is not.
 
+use larder_harness::http::Body;
 use larder_harness::{Image, wait_until};
 
 use super::{SOON, cluster, connected, join, node, registry, tag_is};
@@ -58,6 +59,9 @@ async fn s29_an_expelled_node_hears_nothing_more() {
     let nodes = cluster(3, |node| node).await;
     let [first, second, third] = &nodes[..] else { unreachable!("three were started") };
     let id = third.cli_json(&["status"]).await["node"].as_str().expect("id").to_owned();
+    let before = Image::from_seed(9, &[1000]);
+    registry(third).push_image("team/app", "before", &before).await;
+    tag_is(first, "team/app", "before", &before.digest()).await;
     // The first letters are enough to name it.
     first.cli(&["peers", "remove", &id[..14]]).await.expect("remove");
     for node in [first, second] {
@@ -73,6 +77,50 @@ async fn s29_an_expelled_node_hears_nothing_more() {
     registry(second).push_image("team/app", "later", &image).await;
     tag_is(first, "team/app", "later", &image.digest()).await;
     assert_eq!(registry(first).head("/v2/team/app/manifests/theirs").await.status, 404);
+    // What it wrote while it was a member stays.
+    registry(first).pull_image("team/app", "before", &before).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn s28_a_reader_serves_pulls_and_says_what_to_do_to_whoever_pushes() {
+    let (writer, reader) = (node("writer").start().await, node("reader").start().await);
+    let token = writer.cli(&["token", "--role", "reader"]).await.expect("token");
+    reader.cli(&["join", &token]).await.expect("join");
+    let image = Image::from_seed(6, &[300_000, 1000]);
+    registry(&writer).push_image("team/app", "v1", &image).await;
+    tag_is(&reader, "team/app", "v1", &image.digest()).await;
+    registry(&reader).pull_image("team/app", "v1", &image).await;
+    let peers = reader.cli_json(&["peers"]).await;
+    let own = peers.as_array().expect("a list").iter().find(|peer| peer["state"] == "self").expect("itself").clone();
+    assert_eq!(own["roles"], serde_json::json!(["reader"]));
+
+    let open = async || registry(&reader).request("POST", "/v2/team/app/blobs/uploads/", &[], Body::empty()).await;
+    let told = open().await.expect_error(403, "DENIED", "a push to a reader").json();
+    assert!(told["errors"][0]["message"].as_str().is_some_and(|words| words.contains("larder peers role ID writer")), "{told}");
+    let deleted = registry(&reader).request("DELETE", "/v2/team/app/manifests/v1", &[], Body::empty()).await;
+    deleted.expect_error(403, "DENIED", "a delete on a reader");
+    let id = own["node"].as_str().expect("id");
+    assert!(reader.cli(&["peers", "role", id, "writer"]).await.expect_err("a reader").contains("is a reader"));
+
+    let said = writer.cli(&["peers", "role", id, "writer", "--archiver", "no"]).await.expect("change");
+    assert!(said.ends_with("is writer"), "{said}");
+    wait_until("it takes pushes", SOON, async || (open().await.status == 202).then_some(())).await;
+    let image = Image::from_seed(7, &[1000]);
+    registry(&reader).push_image("team/app", "v2", &image).await;
+    tag_is(&writer, "team/app", "v2", &image.digest()).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_nearest_node_is_found_without_one_here() {
+    let (first, second) = (node("first").start().await, node("second").start().await);
+    let (near, far) = (first.address(), second.address());
+    let listed = first.cli(&["nearest", &near, &far, "127.0.0.1:1", "--json"]).await.expect("two answer");
+    let listed: serde_json::Value = serde_json::from_str(&listed).expect("JSON");
+    let answering = |entry: &&serde_json::Value| entry["rtt_ms"].is_f64();
+    assert_eq!(listed.as_array().expect("a list").iter().filter(answering).count(), 2, "{listed}");
+    assert_eq!(listed[2]["address"], "127.0.0.1:1");
+    let nobody = first.cli(&["nearest", "127.0.0.1:1"]).await.expect_err("nobody is there");
+    assert!(nobody.contains("no node answers at 127.0.0.1:1"), "{nobody}");
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -41,6 +41,8 @@ mod endpoint;
 mod error;
 mod exchange;
 mod fetch;
+#[cfg(test)]
+mod fuzz;
 mod greet;
 mod identity;
 mod join;

@@ -51,11 +51,18 @@ impl Drop for Shown<'_> {
 ///
 /// # Panics
 /// When `check` does, or takes too long; or when it never takes an input: then it is not fuzzed but only knocked at.
-pub fn fuzz(target: &str, corpus: &[&str], words: &[&str], mut check: impl FnMut(&[u8]) -> Verdict) {
+pub fn fuzz(target: &str, corpus: &[&str], words: &[&str], check: impl FnMut(&[u8]) -> Verdict) {
+    fuzz_bytes(target, corpus.iter().map(|text| text.as_bytes().to_vec()).collect(), words, check);
+}
+
+/// The same with a corpus that is no text.
+///
+/// # Panics
+/// As [`fuzz`].
+pub fn fuzz_bytes(target: &str, mut corpus: Vec<Vec<u8>>, words: &[&str], mut check: impl FnMut(&[u8]) -> Verdict) {
     let seconds: Option<u64> = std::env::var("FUZZ_SECONDS").ok().map(|text| text.parse().expect("FUZZ_SECONDS is a number"));
     let mut random = if seconds.is_some() { Random::printed(target) } else { Random::new(SHORT_SEED) };
     let (begin, mut count, mut taken) = (Instant::now(), 0, 0);
-    let mut corpus: Vec<Vec<u8>> = corpus.iter().map(|text| text.as_bytes().to_vec()).collect();
     let given = corpus.len();
     let is_over = |count| seconds.map_or(count >= SHORT_COUNT, |seconds| begin.elapsed() >= Duration::from_secs(seconds));
     while !is_over(count) {

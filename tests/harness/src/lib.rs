@@ -39,7 +39,7 @@ pub mod wait;
 
 pub use content::{Content, sha256};
 pub use figures::Figure;
-pub use fuzz::fuzz;
+pub use fuzz::{fuzz, fuzz_bytes};
 pub use http::{Body, Response};
 pub use image::{Image, Kind};
 pub use node::{Node, NodeBuilder};
