@@ -4,7 +4,8 @@
 //! to the rooms. Names follow the OpenMetrics conventions; units stand in the name.
 
 use std::fmt::Write as _;
-use std::sync::atomic::AtomicU64;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{SystemTime, UNIX_EPOCH};
 
 use prometheus_client::encoding::{EncodeLabelSet, text};
 use prometheus_client::metrics::counter::Counter;
@@ -33,6 +34,43 @@ pub struct KindLabel {
     pub kind: &'static str,
 }
 
+/// Content that is not as safe as it will be: how much, and since when.
+#[derive(Debug)]
+pub struct Exposed {
+    bytes: Gauge<u64, AtomicU64>,
+    age: Gauge<u64, AtomicU64>,
+    /// When the oldest came, milliseconds since 1970; 0: there is none.
+    oldest_ms: AtomicU64,
+}
+
+impl Exposed {
+    /// Takes note of how much there is, and when the oldest of it came, in milliseconds since 1970.
+    pub fn set(&self, bytes: u64, oldest_ms: Option<u64>) {
+        self.bytes.set(bytes);
+        self.oldest_ms.store(oldest_ms.unwrap_or(0), Ordering::Relaxed);
+    }
+
+    fn age_s(&self, now_ms: u64) -> Option<u64> {
+        match self.oldest_ms.load(Ordering::Relaxed) {
+            0 => None,
+            oldest => Some(now_ms.saturating_sub(oldest) / 1000),
+        }
+    }
+}
+
+/// What would be lost with this node, as `larder status` tells it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize)]
+pub struct Risk {
+    /// Bytes of blobs that no other node has yet that shall have them.
+    pub single_copy_bytes: u64,
+    /// How long the oldest of them has been so.
+    pub single_copy_age_s: Option<u64>,
+    /// Bytes that this node archives, and that are not in the bucket yet.
+    pub unarchived_bytes: u64,
+    /// How long the oldest of them has waited.
+    pub unarchived_age_s: Option<u64>,
+}
+
 /// Everything that a node counts.
 #[derive(Debug)]
 pub struct Metrics {
@@ -45,6 +83,8 @@ pub struct Metrics {
     pub http_received_bytes: Counter,
     /// Manifests pushed by clients.
     pub pushes: Counter,
+    /// Pushes that were stored, and not as safe elsewhere as `push.ack` asks for.
+    pub unacknowledged_pushes: Counter,
     /// Blobs that came from elsewhere, by where: `peer`, `archive`.
     pub fetched_blobs: Family<KindLabel, Counter>,
     /// Bytes that came from elsewhere, by where: `peer`, `archive`.
@@ -65,6 +105,16 @@ pub struct Metrics {
     pub refused_datagrams: Counter,
     /// Requests to the bucket, by kind: `put`, `get`, `list`, `head`, `delete`.
     pub bucket_requests: Family<KindLabel, Counter>,
+    /// Bytes of blobs that are on this node alone.
+    pub single_copy: Exposed,
+    /// Bytes that are not in the bucket yet.
+    pub unarchived: Exposed,
+    /// Blobs that this node owes as an owner, and could not have yet.
+    pub owed_blobs: Gauge,
+    /// Blobs that were fetched because they became this node's share.
+    pub repaired_blobs: Counter,
+    /// Their bytes.
+    pub repaired_bytes: Counter,
     /// Bytes waiting to be archived.
     pub archive_pending_bytes: Gauge<u64, AtomicU64>,
     /// Packs sealed and recorded.
@@ -116,6 +166,8 @@ impl Default for Metrics {
         let http_sent_bytes: Counter = metric!("http_sent", "Bytes of blobs sent to clients", bytes);
         let http_received_bytes: Counter = metric!("http_received", "Bytes of blobs received from clients", bytes);
         let pushes: Counter = metric!("pushes", "Manifests pushed by clients");
+        let unacknowledged_pushes: Counter =
+            metric!("unacknowledged_pushes", "Pushes that were stored, and not as safe in time as push.ack asks for");
         let fetched_blobs: Family<KindLabel, Counter> = metric!("fetched_blobs", "Blobs that came from elsewhere, by where");
         let fetched_bytes: Family<KindLabel, Counter> = metric!("fetched", "Bytes that came from elsewhere, by where", bytes);
         let served_bytes: Counter = metric!("served", "Bytes of blobs served to peers", bytes);
@@ -126,6 +178,19 @@ impl Default for Metrics {
         let refused_datagrams: Counter = metric!("refused_datagrams", "Datagrams of peers that were damaged, forged or too many");
         let refused_records: Counter = metric!("refused_records", "Records refused for a stamp in the future");
         let bucket_requests: Family<KindLabel, Counter> = metric!("bucket_requests", "Requests to the bucket, by kind");
+        macro_rules! exposed {
+            ($name:literal, $age:literal, $what:literal) => {{
+                let (bytes, age) = (Gauge::default(), Gauge::default());
+                registry.register_with_unit($name, concat!("Bytes of ", $what), Unit::Bytes, Gauge::clone(&bytes));
+                registry.register_with_unit($age, concat!("How long it is so of the oldest of ", $what), Unit::Seconds, Gauge::clone(&age));
+                Exposed { bytes, age, oldest_ms: AtomicU64::new(0) }
+            }};
+        }
+        let single_copy = exposed!("single_copy", "single_copy_age", "blobs that no other node has yet that shall have them");
+        let unarchived = exposed!("unarchived", "unarchived_age", "what this node archives and is not in the bucket yet");
+        let owed_blobs: Gauge = metric!("owed_blobs", "Blobs that this node owes as an owner and could not have yet");
+        let repaired_blobs: Counter = metric!("repaired_blobs", "Blobs fetched because they became this node's share");
+        let repaired_bytes: Counter = metric!("repaired", "Bytes of blobs fetched because they became this node's share", bytes);
         let archive_pending_bytes: Gauge<u64, AtomicU64> = metric!("archive_pending", "Bytes waiting to be archived", bytes);
         let packs_sealed: Counter = metric!("packs_sealed", "Packs sealed and recorded");
         let quarantined_blobs: Counter = metric!("quarantined_blobs", "Blobs that were found damaged and put aside");
@@ -148,6 +213,7 @@ impl Default for Metrics {
             http_sent_bytes,
             http_received_bytes,
             pushes,
+            unacknowledged_pushes,
             fetched_blobs,
             fetched_bytes,
             served_bytes,
@@ -158,6 +224,11 @@ impl Default for Metrics {
             reader_records,
             refused_datagrams,
             bucket_requests,
+            single_copy,
+            unarchived,
+            owed_blobs,
+            repaired_blobs,
+            repaired_bytes,
             archive_pending_bytes,
             packs_sealed,
             quarantined_blobs,
@@ -178,14 +249,33 @@ impl Default for Metrics {
 }
 
 impl Metrics {
+    /// What would be lost with this node, as far as it is known now.
+    pub fn risk(&self) -> Risk {
+        let now = now_ms();
+        Risk {
+            single_copy_bytes: self.single_copy.bytes.get(),
+            single_copy_age_s: self.single_copy.age_s(now),
+            unarchived_bytes: self.unarchived.bytes.get(),
+            unarchived_age_s: self.unarchived.age_s(now),
+        }
+    }
+
     /// The metrics in the OpenMetrics text format.
     pub fn encode(&self) -> String {
+        let now = now_ms();
+        for exposed in [&self.single_copy, &self.unarchived] {
+            exposed.age.set(exposed.age_s(now).unwrap_or(0));
+        }
         let mut page = String::new();
         if text::encode(&mut page, &self.registry).is_err() {
             let _ = write!(page, "# EOF");
         }
         page
     }
+}
+
+fn now_ms() -> u64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| u64::try_from(since.as_millis()).unwrap_or(u64::MAX))
 }
 
 /// Sends logs to stderr, as the configuration says. Called once, by `main`.
@@ -200,4 +290,20 @@ pub fn log_to_stderr(log: &config::Log) -> Result<(), tracing_subscriber::filter
         config::LogFormat::Json => subscriber.json().init(),
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_exposed_grows_older_by_itself() {
+        let metrics = Metrics::default();
+        assert_eq!((metrics.risk().single_copy_bytes, metrics.risk().single_copy_age_s), (0, None));
+        metrics.single_copy.set(7, Some(now_ms() - 90_000));
+        assert_eq!((metrics.risk().single_copy_bytes, metrics.risk().single_copy_age_s), (7, Some(90)));
+        let page = metrics.encode();
+        assert!(page.contains("larder_single_copy_bytes 7\n") && page.contains("larder_single_copy_age_seconds 90\n"), "{page}");
+        assert!(page.contains("larder_unarchived_bytes 0\n") && page.contains("larder_unarchived_age_seconds 0\n"), "{page}");
+    }
 }

@@ -2,6 +2,7 @@
 
 mod content;
 mod members;
+mod owners;
 mod records;
 
 use std::time::Duration;

@@ -167,6 +167,7 @@ impl Office {
             "peers_connected": others.clone().filter(|peer| peer.state == "connected").count(),
             "peers_total": others.count(),
             "vector": vector,
+            "risk": self.operations.risk(),
             "archive": self.operations.archive_status().await?,
         }))
     }

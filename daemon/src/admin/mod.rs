@@ -25,6 +25,7 @@ use futures_util::future::BoxFuture;
 
 use crate::archive;
 use crate::peers::{Joined, PeerStatus, RoleChange};
+use crate::telemetry::Risk;
 use crate::upkeep;
 
 mod api;
@@ -60,6 +61,8 @@ pub trait Operations: Send + Sync + 'static {
     fn gc(&self, dry_run: bool) -> BoxFuture<'_, anyhow::Result<upkeep::Report>>;
     /// Reads everything that is kept and compares it with what it was.
     fn scrub(&self) -> BoxFuture<'_, anyhow::Result<upkeep::Scrubbed>>;
+    /// What would be lost with this node. Does not block.
+    fn risk(&self) -> Risk;
     /// Whether the node answers requests and its store is open. Does not block.
     fn ready(&self) -> bool;
 }

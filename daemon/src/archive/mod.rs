@@ -17,13 +17,14 @@
 //!   this node was restored from.
 //!
 //! Invariants: a name in the bucket is used for one content only; a cursor moves in the commit that records the pack; nothing is ever deleted here.
-//! Pushes never wait for the bucket: when it fails, the queue grows in the journal, and only its counts are in memory.
+//! Pushes never wait for the bucket, unless `push.ack` says so (`hurry`): when it fails, the queue grows in the journal, and only its counts are in memory.
 //! This room knows nothing of clients and peers: what it lacks it asks of the `Ensure` it was given.
 //!
 //! What a crash leaves: see `writer` and `restore`.
 //!
-//! Tasks: one, `archive`. Locks: `turn` (async) makes packs one after the other and keeps restores apart from them; `counting`,
-//! `source` and `last_error` are held for moments, on blocking threads or without waiting.
+//! Tasks: one, `archive`. Locks: `turn` (async) makes packs one after the other and keeps restores apart from them; `hurry` (async)
+//! lets one push at a time ask for a pack; `counting`, `source` and `last_error` are held for moments, on blocking threads or without
+//! waiting.
 
 use std::fmt;
 use std::sync::{Arc, Mutex, OnceLock};
@@ -48,6 +49,7 @@ mod bucket;
 mod directory;
 mod error;
 mod fill;
+mod hurry;
 mod keys;
 mod ledger;
 mod plan;
@@ -59,6 +61,7 @@ mod tests;
 mod writer;
 
 pub use error::Error;
+pub use hurry::Unarchived;
 pub use ledger::Requests;
 
 /// Packs read from the store at a time: each lists its blobs.
@@ -94,6 +97,7 @@ struct Inner {
     source: Mutex<Option<Arc<dyn Bucket>>>,
     ensure: OnceLock<Ensure>,
     turn: tokio::sync::Mutex<writer::Turn>,
+    hurry: tokio::sync::Mutex<()>,
     counting: Mutex<Counting>,
     last_error: Mutex<Option<String>>,
 }
@@ -247,6 +251,7 @@ impl Archive {
             source: Mutex::new(source),
             ensure: OnceLock::new(),
             turn: Default::default(),
+            hurry: Default::default(),
             counting: Default::default(),
             last_error: Default::default(),
         };

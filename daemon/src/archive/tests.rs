@@ -18,9 +18,9 @@ use crate::store::{DataFolder, ManifestPush, Options};
 
 /// A bucket whose next puts do their work and then say that they failed.
 #[derive(Debug)]
-struct Flaky {
+pub(super) struct Flaky {
     bucket: Directory,
-    failures: AtomicUsize,
+    pub(super) failures: AtomicUsize,
     keys: Mutex<Vec<String>>,
 }
 
@@ -56,15 +56,15 @@ impl Bucket for Flaky {
     }
 }
 
-struct Node {
+pub(super) struct Node {
     _data: tempfile::TempDir,
-    archive: Archive,
-    store: Store,
-    flaky: Arc<Flaky>,
+    pub(super) archive: Archive,
+    pub(super) store: Store,
+    pub(super) flaky: Arc<Flaky>,
 }
 
 /// A node with an empty store that archives into `folder`.
-async fn node(folder: &std::path::Path, seed: u8) -> Node {
+pub(super) async fn node(folder: &std::path::Path, seed: u8) -> Node {
     let data = tempfile::tempdir().expect("a folder");
     let key = Ed25519KeyPair::from_seed_unchecked(&[seed; 32]).expect("a key");
     let options = Options {
@@ -96,18 +96,19 @@ async fn node(folder: &std::path::Path, seed: u8) -> Node {
         source: Mutex::default(),
         ensure: OnceLock::new(),
         turn: Default::default(),
+        hurry: Default::default(),
         counting: Default::default(),
         last_error: Default::default(),
     };
     Node { _data: data, archive: Archive { inner: Arc::new(inner) }, store, flaky }
 }
 
-fn app() -> RepositoryName {
+pub(super) fn app() -> RepositoryName {
     "team/app".parse().expect("a name")
 }
 
 /// Pushes an image of these blobs (the first is its config) under a tag, as a client does.
-fn push(store: &Store, tag: &str, blobs: &[&[u8]]) -> Digest {
+pub(super) fn push(store: &Store, tag: &str, blobs: &[&[u8]]) -> Digest {
     for bytes in blobs {
         let mut upload = store.create_upload(&app(), Algorithm::Sha256, "").expect("a session");
         upload.append(bytes).expect("append");

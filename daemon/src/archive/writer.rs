@@ -168,6 +168,7 @@ impl Inner {
         });
         let waiting = waiting.await?;
         self.metrics.archive_pending_bytes.set(waiting.bytes);
+        self.metrics.unarchived.set(waiting.bytes, waiting.oldest_ms);
         Ok(waiting)
     }
 

@@ -122,6 +122,12 @@ pub enum Fault {
     /// None of the words that are known.
     #[error("this has to be {}", choices(.0))]
     Choice(&'static [&'static str]),
+    /// No write concern.
+    #[error("this has to be \"local\", \"archived\", or \"peers:N\" for N other nodes, from peers:1 to peers:9")]
+    Ack,
+    /// Pushes would wait for an archive that is switched off.
+    #[error("the archive is switched off on this node (archive.url = \"none\"); name a bucket there, or wait for other nodes: \"peers:1\"")]
+    AckWithoutArchive,
     /// No name.
     #[error("a name has 1 to 64 letters, digits, dots, dashes and underscores")]
     Name,

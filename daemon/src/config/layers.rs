@@ -11,7 +11,7 @@ use toml::de::{DeTable, DeValue};
 use super::retention;
 use super::settings::{self, Draft, SETTINGS, Setting};
 use super::value::Value;
-use super::{ARCHIVE_FOLDER, ArchiveUrl, Config, Error, Fault, Flags, Place};
+use super::{ARCHIVE_FOLDER, Ack, ArchiveUrl, Config, Error, Fault, Flags, Place};
 
 /// No configuration is longer.
 const FILE_SIZE_MAX: u64 = 1024 * 1024;
@@ -175,6 +175,9 @@ impl Layers {
         }
         if config.store.low_water >= config.store.high_water {
             return Err(self.fault("store.low_water", Fault::WaterMarks { high: config.store.high_water }));
+        }
+        if config.push.ack == Ack::Archived && config.archive.url.is_none() && !self.draft.archive_in_data_dir {
+            return Err(self.fault("push.ack", Fault::AckWithoutArchive));
         }
         let listen = config.peers.listen;
         let advertised = self.places.contains_key("peers.advertise") && !config.peers.advertise.is_empty();

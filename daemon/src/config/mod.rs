@@ -21,6 +21,7 @@
 //! `url` (where packs go), `error`.
 
 use std::ffi::OsString;
+use std::fmt;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -74,6 +75,8 @@ pub struct Config {
     pub store: Store,
     /// Limits of the registry.
     pub registry: Registry,
+    /// When a push is answered.
+    pub push: Push,
     /// What nothing needs any more.
     pub gc: Gc,
     /// Rereading what is kept.
@@ -161,6 +164,36 @@ pub struct Registry {
     pub immutable_tags: Vec<Pattern>,
 }
 
+/// How safe an image is when the push of its manifest is answered with success.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Ack {
+    /// It is on this node's disk.
+    Local,
+    /// So many other nodes have it on theirs too.
+    Peers(usize),
+    /// It is in the archive.
+    Archived,
+}
+
+impl fmt::Display for Ack {
+    fn fmt(&self, to: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Local => write!(to, "local"),
+            Self::Peers(count) => write!(to, "peers:{count}"),
+            Self::Archived => write!(to, "archived"),
+        }
+    }
+}
+
+/// `[push]`
+#[derive(Clone, Debug)]
+pub struct Push {
+    /// How safe an image has to be.
+    pub ack: Ack,
+    /// A push that is not so safe by then fails; what was pushed stays.
+    pub ack_timeout: Duration,
+}
+
 /// `[gc]`
 #[derive(Clone, Debug)]
 pub struct Gc {
@@ -198,6 +231,10 @@ pub struct Peers {
     pub advertise: Vec<String>,
     /// Nodes that keep a durable copy of each blob.
     pub replicas: usize,
+    /// The share of a node that is away for longer goes to others, until it returns.
+    pub takeover: Duration,
+    /// Bytes a second with which a node fetches what became its share.
+    pub repair_rate: u64,
     /// Stamps further ahead than this are refused.
     pub max_clock_drift: Duration,
 }
@@ -265,10 +302,18 @@ impl Default for Config {
                 sparse_manifests: false,
                 immutable_tags: Vec::new(),
             },
+            push: Push { ack: Ack::Local, ack_timeout: Duration::from_secs(30) },
             gc: Gc { period: Duration::from_secs(60 * 60), grace: DAY, trash: DAY },
             scrub: Scrub { cycle: 30 * DAY, rate: 16 * MIB },
             retention: Vec::new(),
-            peers: Peers { listen, advertise: vec![listen.to_string()], replicas: 2, max_clock_drift: Duration::from_secs(5 * 60) },
+            peers: Peers {
+                listen,
+                advertise: vec![listen.to_string()],
+                replicas: 2,
+                takeover: Duration::from_secs(10 * 60),
+                repair_rate: 64 * MIB,
+                max_clock_drift: Duration::from_secs(5 * 60),
+            },
             archive: Archive {
                 url: Some(ArchiveUrl::Directory(archive)),
                 endpoint: None,

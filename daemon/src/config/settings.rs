@@ -6,7 +6,7 @@
 use std::path::PathBuf;
 
 use super::value::{Value, is_host_port, is_name};
-use super::{Config, Durability, Fault, LogFormat, MIB};
+use super::{Ack, Config, Durability, Fault, LogFormat, MIB};
 use crate::glob::Pattern;
 
 /// The configuration while it is put together.
@@ -80,6 +80,8 @@ pub(super) const SETTINGS: &[Setting] = settings! {
     "registry.upload_age_max" => |draft, value| draft.config.registry.upload_age_max = value.duration("1s", "30d")?;
     "registry.sparse_manifests" => |draft, value| draft.config.registry.sparse_manifests = value.boolean()?;
     "registry.immutable_tags" => |draft, value| draft.config.registry.immutable_tags = patterns(value)?;
+    "push.ack" => |draft, value| draft.config.push.ack = ack(value)?;
+    "push.ack_timeout" => |draft, value| draft.config.push.ack_timeout = value.duration("100ms", "1h")?;
     "gc.period" => |draft, value| draft.config.gc.period = value.duration("0s", "365d")?;
     "gc.grace" => |draft, value| draft.config.gc.grace = value.duration("1s", "365d")?;
     "gc.trash" => |draft, value| draft.config.gc.trash = value.duration("0s", "365d")?;
@@ -88,6 +90,8 @@ pub(super) const SETTINGS: &[Setting] = settings! {
     "peers.listen" => |draft, value| draft.config.peers.listen = value.address()?;
     "peers.advertise" => |draft, value| advertise(draft, value)?;
     "peers.replicas" => |draft, value| draft.config.peers.replicas = value.number(1, 9)?;
+    "peers.takeover" => |draft, value| draft.config.peers.takeover = value.duration("1s", "365d")?;
+    "peers.repair_rate" => |draft, value| draft.config.peers.repair_rate = value.size(64 << 10, 1 << 40)?;
     "peers.max_clock_drift" => |draft, value| draft.config.peers.max_clock_drift = value.duration("1s", "1d")?;
     "archive.url" => |draft, value| archive_url(draft, value)?;
     "archive.endpoint" => |draft, value| draft.config.archive.endpoint = value.url()?;
@@ -185,6 +189,21 @@ fn unless<'a>(value: &'a Value, word: &str) -> Option<&'a Value> {
 
 fn patterns(value: &Value) -> Result<Vec<Pattern>, Fault> {
     value.list()?.iter().map(|text| text.parse().map_err(Fault::Glob)).collect()
+}
+
+/// Most other nodes that a push may wait for: as many as `peers.replicas` may ask for.
+const ACK_PEERS_MAX: usize = 9;
+
+fn ack(value: &Value) -> Result<Ack, Fault> {
+    let text = value.text().map_err(|_| Fault::Ack)?;
+    match text {
+        "local" => Ok(Ack::Local),
+        "archived" => Ok(Ack::Archived),
+        _ => {
+            let count = text.strip_prefix("peers:").and_then(|count| count.trim().parse().ok()).ok_or(Fault::Ack)?;
+            if (1..=ACK_PEERS_MAX).contains(&count) { Ok(Ack::Peers(count)) } else { Err(Fault::Ack) }
+        }
+    }
 }
 
 fn advertise(draft: &mut Draft, value: &Value) -> Result<(), Fault> {

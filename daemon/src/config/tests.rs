@@ -147,6 +147,12 @@ fn s43_mistakes_are_named_with_file_line_key_and_mend() {
     refused("[peers]\nlisten = '127.0.0.1:0'\n", "larder.toml:2: peers.listen = \"127.0.0.1:0\": with port 0");
     refused("[http]\nlisten = '0.0.0.0:5000'\n", "larder.toml:2: http.listen = \"0.0.0.0:5000\": other hosts can reach this address");
     refused("[http]\nlisten = '10.0.0.7:5000'\n", "set http.insecure = true if that is wanted");
+    refused("[push]\nack = 'peers'\n", "larder.toml:2: push.ack = \"peers\": this has to be \"local\", \"archived\", or \"peers:N\"");
+    refused("[push]\nack = 'peers:0'\n", "from peers:1 to peers:9");
+    refused("[push]\nack = 'archived'\n[archive]\nurl = 'none'\n", "larder.toml:2: push.ack = \"archived\": the archive is switched off");
+    let config = load("[push]\nack = 'peers:2'\nack_timeout = '5s'\n", &Flags::default(), &[]).expect("a write concern");
+    assert_eq!((config.push.ack, config.push.ack_timeout), (Ack::Peers(2), Duration::from_secs(5)));
+    assert_eq!(load("[push]\nack = 'archived'\n", &Flags::default(), &[]).expect("with the default archive").push.ack, Ack::Archived);
     refused("[http]\nlisten = 'localhost:5000'\n", "this is no address with a port; write numbers, not a name");
     refused("[http]\nlisten = 5000\n", "larder.toml:2: http.listen = 5000: this has to be text in quotes");
     refused("[http]\nconnections_max = 0\n", "http.connections_max = 0: this has to be from 1 to 1000000");

@@ -1,11 +1,11 @@
 //! Keeping the copies that this node owes: it is an owner of a digest when `peers` says so.
 //!
-//! One task reads every origin's journal from a cursor of its own, and brings each linked blob that this node owns
-//! onto this disk. What can't be had now is written down with the cursor and tried again, so a crash or a missed wake-up
-//! costs time and never a copy. Cursors are written now and then, not at every step: reading a record twice is harmless.
+//! This task reads every origin's journal from a cursor of its own, and brings each linked blob that this node owns
+//! onto this disk. What can't be had now is written down with the cursor, and [`super::repair`] tries it again; so a crash or a missed
+//! wake-up costs time and never a copy. Cursors are written now and then, not at every step: reading a record twice is harmless.
 
-use std::collections::HashMap;
-use std::time::Duration;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
 
 use futures_util::StreamExt;
 use larder_protocol::codec;
@@ -14,10 +14,13 @@ use larder_protocol::record::{Key, Link, Numbered, Record, Value};
 use larder_protocol::vector::{Origin, VersionVector};
 
 use super::Lookup;
+use super::owed::{Owed, Scan};
 use crate::store::{self, Commit};
 
 /// Setting that holds how far each origin was read.
 const CURSOR: &str = "copies/cursor";
+/// Setting that holds how far all links were looked through.
+const SCAN: &str = "copies/scan";
 /// Settings that hold what could not be had yet: digest -> link.
 const WAITING: &str = "copies/waiting/";
 /// Records read at a time.
@@ -26,117 +29,131 @@ const BATCH: usize = 1000;
 const FETCHES: usize = 4;
 /// Lost blobs that are looked for in one round.
 const LOST_RETRIED_MAX: usize = 100;
-/// How often what could not be had is tried again, and cursors are written.
+/// How often lost blobs are looked for, and what changed is written down.
 const PAUSE: Duration = Duration::from_secs(10);
 
+/// What is read and what is owed; shared by the tasks that keep copies.
+#[derive(Debug, Default)]
+pub(super) struct Ledger(Mutex<State>);
+
+#[derive(Debug, Default)]
+pub(super) struct State {
+    cursor: VersionVector,
+    pub(super) owed: Owed,
+    pub(super) scan: Scan,
+    /// Cursor and scan as they were written down last.
+    written: (VersionVector, Scan),
+}
+
+impl Ledger {
+    pub(super) fn lock(&self) -> MutexGuard<'_, State> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Reads what was written down.
+    pub(super) fn load(&self, store: &store::Store) -> Result<(), store::Error> {
+        // A damaged row is read as none: everything is looked at once more.
+        let read = |setting: Option<Vec<u8>>| setting.and_then(|bytes| codec::decode(&bytes).ok());
+        let cursor: VersionVector = read(store.setting(CURSOR)?).unwrap_or_default();
+        let scan: Scan = store.setting(SCAN)?.and_then(|bytes| codec::decode(&bytes).ok()).unwrap_or_default();
+        let rows = store.settings(WAITING)?.into_iter();
+        let owed = rows.filter_map(|(name, bytes)| Some((name.strip_prefix(WAITING)?.parse().ok()?, codec::decode(&bytes).ok()?)));
+        let owed = Owed::new(owed, Instant::now());
+        *self.lock() = State { written: (cursor.clone(), scan.clone()), cursor, owed, scan };
+        Ok(())
+    }
+
+    /// Writes down what changed, all of it at once: a place is never written without what was owed before it.
+    async fn save(&self, lookup: &Lookup) -> Result<(), store::Error> {
+        let (cursor, mut scan, changes) = {
+            let mut state = self.lock();
+            (state.cursor.clone(), state.scan.clone(), state.owed.take_changes())
+        };
+        if scan.place().is_none() && lookup.risk.is_doubting() {
+            // What nobody vouched for is in memory only: after a restart it has to be found again.
+            scan.again();
+        }
+        if changes.is_empty() && self.lock().written == (cursor.clone(), scan.clone()) {
+            return Ok(());
+        }
+        let mut settings = vec![(CURSOR.to_owned(), Some(codec::encode(&cursor))), (SCAN.to_owned(), Some(codec::encode(&scan)))];
+        settings.extend(changes.iter().map(|(digest, link)| (format!("{WAITING}{digest}"), link.map(|link| codec::encode(&link)))));
+        let saved = lookup.store.run(move |store| store.commit(Commit { settings, ..Commit::default() })).await;
+        let mut state = self.lock();
+        lookup.metrics.owed_blobs.set(i64::try_from(state.owed.len()).unwrap_or(i64::MAX));
+        match saved {
+            Ok(_) => state.written = (cursor, scan),
+            Err(error) => {
+                state.owed.put_back(changes);
+                return Err(error);
+            }
+        }
+        Ok(())
+    }
+}
+
 /// Runs until the node stops.
-pub async fn keep(lookup: Lookup) {
+pub(super) async fn keep(lookup: Lookup) {
     let stopping = lookup.tasks.stopping();
     let mut changes = lookup.store.changes();
-    let mut work = match lookup.store.run(Work::load).await {
-        Ok(work) => work,
-        Err(error) => {
-            tracing::error!(%error, "read which copies are owed");
-            return;
-        }
-    };
     let mut pause = tokio::time::interval(PAUSE);
     pause.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     loop {
-        let retry = tokio::select! {
+        let now_and_then = tokio::select! {
             _ = stopping.cancelled() => break,
             changed = changes.changed() => if changed.is_ok() { false } else { break },
             _ = pause.tick() => true,
         };
         tokio::select! {
             _ = stopping.cancelled() => break,
-            result = work.round(&lookup, retry) => if let Err(error) = result {
+            result = round(&lookup, now_and_then) => if let Err(error) = result {
                 tracing::warn!(%error, "keeping copies: will try again");
             },
         }
     }
-    if let Err(error) = work.save(&lookup).await {
+    if let Err(error) = lookup.ledger.save(&lookup).await {
         tracing::warn!(%error, "write down which copies are owed");
     }
 }
 
-/// What is read, and what is owed.
-#[derive(Default)]
-struct Work {
-    cursor: VersionVector,
-    waiting: HashMap<Digest, Link>,
-    /// Changes since the last save: the cursor moved, and these blobs came or must wait.
-    moved: bool,
-    settled: Vec<(Digest, Option<Link>)>,
+async fn round(lookup: &Lookup, now_and_then: bool) -> Result<(), store::Error> {
+    if now_and_then {
+        bring_back(lookup).await?;
+    }
+    for (origin, known) in lookup.store.vector().iter() {
+        while let Some((links, read)) = read(lookup, origin, known).await? {
+            let owed: Vec<_> = links.into_iter().filter(|(digest, _)| lookup.peers.is_owner(digest)).collect();
+            fetch(lookup, owed).await;
+            // ORDER: what could not be had is on the list before the cursor passes it.
+            lookup.ledger.lock().cursor.advance(origin, read);
+        }
+    }
+    if now_and_then { lookup.ledger.save(lookup).await } else { Ok(()) }
 }
 
-impl Work {
-    fn load(store: &store::Store) -> Result<Self, store::Error> {
-        // A damaged row is read as none: everything is looked at once more.
-        let cursor = store.setting(CURSOR)?.and_then(|bytes| codec::decode(&bytes).ok()).unwrap_or_default();
-        let waiting = store
-            .settings(WAITING)?
-            .into_iter()
-            .filter_map(|(name, bytes)| Some((name.strip_prefix(WAITING)?.parse().ok()?, codec::decode(&bytes).ok()?)));
-        Ok(Self { cursor, waiting: waiting.collect(), ..Self::default() })
-    }
+/// The links among the next records of an origin, and how far that is; `None` at its end.
+///
+/// Beyond `known`, an exchange is under way and earlier records may still come: they are read when it has ended.
+async fn read(lookup: &Lookup, origin: Origin, known: u64) -> Result<Option<(Vec<(Digest, Link)>, u64)>, store::Error> {
+    let after = lookup.ledger.lock().cursor.get(&origin);
+    let mut records = lookup.store.run(move |store| store.tail(&origin, after, BATCH)).await?;
+    records.retain(|numbered| numbered.sequence <= known);
+    let Some(last) = records.last().map(|last| last.sequence) else { return Ok(None) };
+    Ok(Some((records.into_iter().filter_map(linked).collect(), last)))
+}
 
-    async fn round(&mut self, lookup: &Lookup, retry: bool) -> Result<(), store::Error> {
-        if retry {
-            let waiting: Vec<_> = self.waiting.iter().map(|(digest, link)| (*digest, *link)).collect();
-            self.fetch(lookup, waiting).await;
-            bring_back(lookup).await?;
-        }
-        for (origin, known) in lookup.store.vector().iter() {
-            while let Some(links) = self.read(lookup, origin, known).await? {
-                let owed = links.into_iter().filter(|(digest, _)| lookup.peers.is_owner(digest)).collect();
-                self.fetch(lookup, owed).await;
+async fn fetch(lookup: &Lookup, owed: Vec<(Digest, Link)>) {
+    let fetches = owed.into_iter().map(|(digest, link)| async move { (digest, link, lookup.ensure(digest, link).await) });
+    let mut fetches = futures_util::stream::iter(fetches).buffer_unordered(FETCHES);
+    while let Some((digest, link, fetched)) = fetches.next().await {
+        let mut state = lookup.ledger.lock();
+        match fetched {
+            Ok(()) => state.owed.settled(&digest),
+            Err(error) => {
+                tracing::debug!(%digest, %error, "a copy has to wait");
+                state.owed.failed(digest, link, Instant::now());
             }
         }
-        if retry { self.save(lookup).await } else { Ok(()) }
-    }
-
-    /// The links among the next records of an origin; `None` at its end.
-    ///
-    /// Beyond `known`, an exchange is under way and earlier records may still come: they are read when it has ended.
-    async fn read(&mut self, lookup: &Lookup, origin: Origin, known: u64) -> Result<Option<Vec<(Digest, Link)>>, store::Error> {
-        let after = self.cursor.get(&origin);
-        let mut records = lookup.store.run(move |store| store.tail(&origin, after, BATCH)).await?;
-        records.retain(|numbered| numbered.sequence <= known);
-        let Some(last) = records.last() else { return Ok(None) };
-        self.cursor.advance(origin, last.sequence);
-        self.moved = true;
-        Ok(Some(records.into_iter().filter_map(linked).collect()))
-    }
-
-    async fn fetch(&mut self, lookup: &Lookup, owed: Vec<(Digest, Link)>) {
-        let fetches = owed.into_iter().map(|(digest, link)| async move { (digest, link, lookup.ensure(digest, link).await) });
-        let mut fetches = futures_util::stream::iter(fetches).buffer_unordered(FETCHES);
-        while let Some((digest, link, fetched)) = fetches.next().await {
-            match fetched {
-                Ok(()) => {
-                    if self.waiting.remove(&digest).is_some() {
-                        self.settled.push((digest, None));
-                    }
-                }
-                Err(error) => {
-                    tracing::debug!(%digest, %error, "a copy has to wait");
-                    if self.waiting.insert(digest, link).is_none() {
-                        self.settled.push((digest, Some(link)));
-                    }
-                }
-            }
-        }
-    }
-
-    async fn save(&mut self, lookup: &Lookup) -> Result<(), store::Error> {
-        if !std::mem::take(&mut self.moved) && self.settled.is_empty() {
-            return Ok(());
-        }
-        let mut settings = vec![(CURSOR.to_owned(), Some(codec::encode(&self.cursor)))];
-        settings.extend(self.settled.drain(..).map(|(digest, link)| (format!("{WAITING}{digest}"), link.map(|link| codec::encode(&link)))));
-        lookup.store.run(move |store| store.commit(Commit { settings, ..Commit::default() })).await?;
-        Ok(())
     }
 }
 
@@ -162,7 +179,7 @@ async fn bring_back(lookup: &Lookup) -> Result<(), store::Error> {
     Ok(())
 }
 
-fn linked(numbered: Numbered) -> Option<(Digest, Link)> {
+pub(super) fn linked(numbered: Numbered) -> Option<(Digest, Link)> {
     match numbered.record {
         Record { key: Key::Link(_, digest), value: Some(Value::Link(link)), .. } => Some((digest, link)),
         _ => None,

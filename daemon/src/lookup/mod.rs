@@ -11,7 +11,8 @@
 //! - `searches` is a lock over the searches under way; it is never held across an await.
 //! - A crash leaves a staged file, which the store's next start removes.
 //!
-//! [`copies`] keeps the copies that this node owes as an owner.
+//! [`copies`] keeps the copies that this node owes as an owner, and [`repair`] those that it came to owe later; [`risk`] counts what is on this
+//! node alone; [`ack`] waits until a push is as safe as it has to be.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -21,12 +22,21 @@ use larder_protocol::record::Link;
 use tokio::sync::watch;
 
 use crate::archive::{self, Archive};
+use crate::config::Config;
 use crate::peers::{self, Peers};
 use crate::store::{self, BlobFile, Content, StagedReader, Staging, Store};
 use crate::tasks::Tasks;
 use crate::telemetry::{KindLabel, Metrics};
 
+mod ack;
 mod copies;
+mod owed;
+mod repair;
+mod risk;
+
+pub use ack::NotSafe;
+
+use ack::Acks;
 
 /// Why content could not be had.
 #[derive(Clone, Debug, thiserror::Error)]
@@ -56,6 +66,11 @@ pub struct Lookup {
     tasks: Tasks,
     metrics: Arc<Metrics>,
     searches: Arc<Mutex<HashMap<Digest, watch::Receiver<Search>>>>,
+    acks: Arc<Acks>,
+    ledger: Arc<copies::Ledger>,
+    risk: Arc<risk::Exposed>,
+    /// Bytes a second.
+    repair_rate: u64,
 }
 
 /// A blob that can be read now.
@@ -78,13 +93,23 @@ enum Search {
 
 impl Lookup {
     /// Builds the ladder.
-    pub fn new(store: Store, peers: Peers, archive: Archive, tasks: Tasks, metrics: Arc<Metrics>) -> Self {
-        Self { store, peers, archive, tasks, metrics, searches: Arc::default() }
+    pub fn new(config: &Config, store: Store, peers: Peers, archive: Archive, tasks: Tasks, metrics: Arc<Metrics>) -> Self {
+        let acks = Arc::new(Acks::new(config.push.clone()));
+        let (searches, ledger, risk) = Default::default();
+        Self { store, peers, archive, tasks, metrics, searches, acks, ledger, risk, repair_rate: config.peers.repair_rate }
     }
 
-    /// Starts keeping the copies that this node owes.
-    pub fn start(&self) {
+    /// Starts keeping the copies that this node owes, and watching what is on this node alone.
+    ///
+    /// # Errors
+    /// The store can't say which copies are owed.
+    pub async fn start(&self) -> store::Result<()> {
+        let ledger = Arc::clone(&self.ledger);
+        self.store.run(move |store| ledger.load(store)).await?;
         self.tasks.core("copies", copies::keep(self.clone()));
+        self.tasks.core("repair", repair::run(self.clone()));
+        self.tasks.core("risk", risk::watch(self.clone()));
+        Ok(())
     }
 
     /// Opens a blob for reading.

@@ -72,7 +72,7 @@ impl Node {
         let archive = Archive::open(&config, store.clone(), sign, Arc::clone(&metrics)).await.context("open the archive")?;
         let peers = Peers::start(&config, archive.bucket(), Arc::clone(&identity), store.clone(), &tasks, Arc::clone(&metrics));
         let peers = peers.await.with_context(|| format!("open the peers' port {}/udp", config.peers.listen))?;
-        let lookup = Lookup::new(store.clone(), peers.clone(), archive.clone(), tasks.clone(), Arc::clone(&metrics));
+        let lookup = Lookup::new(&config, store.clone(), peers.clone(), archive.clone(), tasks.clone(), Arc::clone(&metrics));
         let bringing = lookup.clone();
         archive.start(
             Arc::new(move |digest, link| {
@@ -81,7 +81,12 @@ impl Node {
             }),
             &tasks,
         );
-        lookup.start();
+        let keeping = lookup.clone();
+        peers.start_keeping(Arc::new(move |digest, link| {
+            let lookup = keeping.clone();
+            Box::pin(async move { lookup.ensure(digest, link).await.is_ok() })
+        }));
+        lookup.start().await.context("read which copies this node owes")?;
         let neighbours = Arc::new(Neighbours(peers.clone()));
         let gc = Gc::open(&config, store.clone(), neighbours, Arc::clone(&metrics)).context("open the garbage collector")?;
         tasks.core("upkeep", gc.clone().run(tasks.stopping()));
@@ -101,7 +106,7 @@ impl Node {
             .await
             .with_context(|| format!("listen on {listen}; stop the program that has the port, or choose another with --listen"))?;
         let ready = Arc::new(AtomicBool::new(true));
-        let operations = Arc::new(NodeOperations::new(peers.clone(), archive, gc, scrub, Arc::clone(&ready)));
+        let operations = Arc::new(NodeOperations::new(peers.clone(), archive, (gc, scrub), Arc::clone(&metrics), Arc::clone(&ready)));
         let about = admin::About { node: identity.node(), name: config.node.name.clone(), zone: config.node.zone.clone() };
         let socket = config.data_dir.join("larder.sock");
         admin::start(&socket, about, store.clone(), operations.clone(), &tasks)

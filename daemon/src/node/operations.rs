@@ -11,7 +11,8 @@ use larder_protocol::digest::Digest;
 use crate::admin::Operations;
 use crate::archive::{self, Archive};
 use crate::peers::{Joined, PeerStatus, Peers, RoleChange};
-use crate::upkeep::{self, Elsewhere, Gc, Scrub, Surroundings};
+use crate::telemetry::{Metrics, Risk};
+use crate::upkeep::{self, Elsewhere, Gc, Scrub, Surroundings, Word};
 
 /// Hands `admin` what the rooms offer, without letting it know the rooms.
 pub(super) struct NodeOperations {
@@ -19,12 +20,13 @@ pub(super) struct NodeOperations {
     archive: Archive,
     gc: Gc,
     scrub: Scrub,
+    metrics: Arc<Metrics>,
     ready: Arc<AtomicBool>,
 }
 
 impl NodeOperations {
-    pub(super) fn new(peers: Peers, archive: Archive, gc: Gc, scrub: Scrub, ready: Arc<AtomicBool>) -> Self {
-        Self { peers, archive, gc, scrub, ready }
+    pub(super) fn new(peers: Peers, archive: Archive, (gc, scrub): (Gc, Scrub), metrics: Arc<Metrics>, ready: Arc<AtomicBool>) -> Self {
+        Self { peers, archive, gc, scrub, metrics, ready }
     }
 }
 
@@ -84,6 +86,10 @@ impl Operations for NodeOperations {
         Box::pin(async move { self.scrub.pass().await.context("read everything that is kept") })
     }
 
+    fn risk(&self) -> Risk {
+        self.metrics.risk()
+    }
+
     fn ready(&self) -> bool {
         self.ready.load(Ordering::Relaxed)
     }
@@ -100,9 +106,18 @@ impl Elsewhere for Places {
         self.archive.reaches(bucket)
     }
 
-    fn kept_by_owners(&self, digests: Vec<Digest>) -> BoxFuture<'static, Vec<bool>> {
+    fn kept_by_owners(&self, digests: Vec<Digest>) -> BoxFuture<'static, Word> {
         let peers = self.peers.clone();
-        Box::pin(async move { peers.kept_by_owners(&digests).await })
+        Box::pin(async move {
+            // ORDER: marked before anybody is asked.
+            let marked = peers.mark_leaving(&digests);
+            let given = peers.kept_by_owners(&digests).await;
+            let stands = Box::new(move |digest: &Digest| {
+                let _ = &marked;
+                !peers.is_owner(digest)
+            });
+            Word { given, stands }
+        })
     }
 }
 

@@ -14,14 +14,13 @@ use futures_util::future::{Future, join};
 use futures_util::stream::{FuturesUnordered, Stream};
 use futures_util::{StreamExt, pin_mut};
 use larder_protocol::digest::{CHUNK_SIZE, ChunkList, Digest, tree_hash};
-use larder_protocol::message::{Answer, Read, Request, WHO_HAS_MAX};
+use larder_protocol::message::{Answer, Read, Request};
 use larder_protocol::record::Link as BlobLink;
 use tokio::time::{Instant, timeout, timeout_at};
 
 use super::Inner;
 use super::error::{Error, Result};
 use super::links::Link;
-use super::placement;
 use crate::store::Staging;
 
 /// How long peers have to say whether they hold a blob.
@@ -82,37 +81,6 @@ async fn fill_from_any(inner: &Inner, links: &[Arc<Link>], staging: &mut Staging
         }
     }
     Ok(false)
-}
-
-/// See [`super::Peers::kept_by_owners`].
-pub(super) async fn kept_by_owners(inner: &Inner, digests: &[Digest]) -> Vec<bool> {
-    let places = inner.members.places();
-    let owners: Vec<_> = digests.iter().map(|digest| placement::owners(digest, &places, inner.replicas)).collect();
-    let ours = inner.identity.node();
-    // How many owners of each have yet to say that they hold it; of what this node owns, one will never say so.
-    let mut missing: Vec<_> = owners.iter().map(|owners| owners.len()).collect();
-    let links = inner.links.all();
-    let asked = links.iter().map(|link| {
-        let peer = link.connection.peer();
-        let of_peer = |index: &usize| owners[*index].contains(&peer) && !owners[*index].contains(&ours);
-        let indices: Vec<_> = (0..digests.len()).filter(of_peer).collect();
-        async move {
-            let mut held = Vec::new();
-            for part in indices.chunks(WHO_HAS_MAX) {
-                let request = Request::WhoHas(part.iter().map(|index| digests[*index]).collect());
-                let Ok(Ok((Answer::Holders(answer), _))) = timeout(ASK, link.connection.ask(&request)).await else { break };
-                if answer.len() != part.len() {
-                    break;
-                }
-                held.extend(part.iter().zip(answer).filter(|(_, held)| *held).map(|(index, _)| *index));
-            }
-            held
-        }
-    });
-    for held in futures_util::future::join_all(asked).await {
-        held.into_iter().for_each(|index| missing[index] -= 1);
-    }
-    missing.into_iter().zip(owners).map(|(missing, owners)| missing == 0 && !owners.is_empty()).collect()
 }
 
 async fn holds(link: &Link, digest: Digest) -> bool {

@@ -10,12 +10,14 @@ use std::time::{Duration, Instant};
 
 use larder_protocol::stamp::NodeId;
 use larder_protocol::vector::VersionVector;
-use tokio::sync::Semaphore;
+use tokio::sync::{Semaphore, watch};
 
 use super::endpoint::Connection;
 
 /// Blobs that are being read for one peer at a time; further requests of it wait.
 const READS_MAX: usize = 32;
+/// Images that are being kept for one peer at a time; further ones wait.
+const KEEPS_MAX: usize = 16;
 /// Sync streams that one peer may have: its own, and one that is about to end.
 const SYNCS_MAX: usize = 2;
 
@@ -37,6 +39,7 @@ pub(super) struct Link {
     said: AtomicBool,
     pub reads: Semaphore,
     pub syncs: Semaphore,
+    pub keeps: Semaphore,
 }
 
 /// What two nodes have told each other when they met.
@@ -50,7 +53,10 @@ pub(super) struct Agreed {
 
 /// The connections by peer.
 #[derive(Debug, Default)]
-pub(super) struct Links(Mutex<HashMap<NodeId, Arc<Link>>>);
+pub(super) struct Links {
+    up: Mutex<HashMap<NodeId, Arc<Link>>>,
+    arrivals: watch::Sender<u64>,
+}
 
 impl Link {
     pub(super) fn new(connection: Connection, dialler: NodeId, agreed: Agreed) -> Self {
@@ -65,6 +71,7 @@ impl Link {
             said: AtomicBool::new(false),
             reads: Semaphore::new(READS_MAX),
             syncs: Semaphore::new(SYNCS_MAX),
+            keeps: Semaphore::new(KEEPS_MAX),
         }
     }
 
@@ -117,7 +124,7 @@ impl Link {
 impl Links {
     /// Takes up a connection, unless the one that is up shall stay; the one that goes is closed.
     pub(super) fn add(&self, link: Link) -> Option<Arc<Link>> {
-        let mut links = lock(&self.0);
+        let mut links = lock(&self.up);
         let peer = link.connection.peer();
         if let Some(old) = links.get(&peer).filter(|old| !old.connection.is_closed())
             && !takes_over((link.dialler, link.agreed.life), (old.dialler, old.agreed.life))
@@ -129,12 +136,18 @@ impl Links {
         if let Some(old) = links.insert(peer, Arc::clone(&link)) {
             old.connection.close("another connection has taken its place");
         }
+        self.arrivals.send_modify(|count| *count += 1);
         Some(link)
+    }
+
+    /// A number that grows whenever a connection comes up.
+    pub(super) fn arrivals(&self) -> watch::Receiver<u64> {
+        self.arrivals.subscribe()
     }
 
     /// Forgets a connection that has ended.
     pub(super) fn remove(&self, link: &Arc<Link>) {
-        let mut links = lock(&self.0);
+        let mut links = lock(&self.up);
         let peer = link.connection.peer();
         if links.get(&peer).is_some_and(|current| Arc::ptr_eq(current, link)) {
             links.remove(&peer);
@@ -142,11 +155,11 @@ impl Links {
     }
 
     pub(super) fn get(&self, peer: &NodeId) -> Option<Arc<Link>> {
-        lock(&self.0).get(peer).filter(|link| !link.connection.is_closed()).cloned()
+        lock(&self.up).get(peer).filter(|link| !link.connection.is_closed()).cloned()
     }
 
     pub(super) fn all(&self) -> Vec<Arc<Link>> {
-        lock(&self.0).values().filter(|link| !link.connection.is_closed()).cloned().collect()
+        lock(&self.up).values().filter(|link| !link.connection.is_closed()).cloned().collect()
     }
 }
 

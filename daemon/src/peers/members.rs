@@ -13,7 +13,6 @@ use larder_protocol::record::{Member, Roles};
 use larder_protocol::stamp::NodeId;
 
 use super::error::{Error, Result};
-use super::placement::Place;
 use super::token::{self, Issued};
 use crate::store::Store;
 
@@ -108,10 +107,6 @@ impl Members {
 
     pub(super) fn zone(&self, node: &NodeId) -> Option<String> {
         self.read().get(node)?.as_ref().map(|member| member.zone.clone())
-    }
-
-    pub(super) fn places(&self) -> Vec<Place> {
-        self.live().into_iter().map(|(node, member)| Place { node, zone: member.zone }).collect()
     }
 
     /// The member whose id a person typed, whole or its first letters.

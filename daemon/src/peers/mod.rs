@@ -8,31 +8,33 @@
 //! - **Who is alive** (`standing`, `liveness`, `pulse`): SWIM in datagrams over the connections; each member's condition and since when.
 //! - **Records** (`sync`, `exchange`): each side pulls what it lacks and stays subscribed.
 //! - **Blobs** (`fetch`, `serve`): who has it, then chunk by chunk, each checked before it goes anywhere.
-//! - **Placement** (`placement`): which members own a digest.
+//! - **Placement** (`placement`): which members own a digest. **Write concern** (`quorum`, `keep`): making others have an image now.
 //!
 //! Invariants: a stranger gets no further than the handshake, or while a token waits, than showing it; nothing a peer says
 //! becomes a path, a dial target or the size of an allocation; an address comes from a `Member` record or a token.
 //!
-//! Tasks: `peers accept`, `peers dial`, `peers members`, `peers pulse`, which end when the node stops; and one per connection, which end with it, so
+//! Tasks: `peers accept`, `peers dial`, `peers members`, `peers pulse`, `peers placement`, which end when the node stops; and one per connection, which end with it, so
 //! that requests under way may still use it while the node stops. A panic in any of them ends the node. Locks: the members
 //! and the links, both held for a look only; `admitting` (async) while a token is used. A crash leaves nothing here: all that lasts
 //! is in the store.
 
 use std::collections::HashMap;
-use std::sync::Arc;
+use std::fmt;
+use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
+use futures_util::future::BoxFuture;
 use larder_protocol::codec;
 use larder_protocol::digest::Digest;
 use larder_protocol::message::Hello;
-use larder_protocol::record::{Key, Member, Value};
+use larder_protocol::record::{Key, Link, Member, Value};
 use larder_protocol::stamp::NodeId;
 use larder_protocol::version;
 use tokio::sync::{Notify, mpsc, watch};
 
 use crate::config::Config;
-use crate::store::{ClusterId, Commit, Staging, Store};
+use crate::store::{ClusterId, Commit, Needs, Staging, Store};
 use crate::tasks::Tasks;
 use crate::telemetry::Metrics;
 
@@ -46,11 +48,14 @@ mod fuzz;
 mod greet;
 mod identity;
 mod join;
+mod keep;
+mod leaving;
 mod links;
 mod liveness;
 mod members;
 mod placement;
 mod pulse;
+mod quorum;
 mod roles;
 mod serve;
 mod standing;
@@ -61,12 +66,17 @@ mod token;
 
 pub use error::{Error, Result};
 pub use identity::Identity;
+pub use keep::Shortage;
+pub use leaving::Marked;
+pub use placement::Placement;
 pub use roles::RoleChange;
 pub use standing::{Condition, Standing};
 
 use endpoint::Endpoint;
+use leaving::Leaving;
 use links::Links;
 use members::Members;
+use placement::Place;
 use standing::Standings;
 
 /// The setting that keeps the number of the last life.
@@ -76,13 +86,18 @@ const MEND_PAUSE: Duration = Duration::from_secs(60);
 /// Datagrams that wait to be looked at; further ones are lost.
 const DATAGRAMS_MAX: usize = 1024;
 
+/// How often it is looked who is there.
+const REVIEW: Duration = Duration::from_millis(500);
+
+/// Brings a blob onto this disk, from wherever it is. `false`: nobody has it, or there is no room.
+pub type Ensure = Arc<dyn Fn(Digest, Link) -> BoxFuture<'static, bool> + Send + Sync>;
+
 /// Other nodes, as the rooms above see them. Cheap to clone.
 #[derive(Clone, Debug)]
 pub struct Peers {
     inner: Arc<Inner>,
 }
 
-#[derive(Debug)]
 struct Inner {
     identity: Arc<Identity>,
     store: Store,
@@ -97,6 +112,8 @@ struct Inner {
     own: Member,
     zone: String,
     replicas: usize,
+    takeover: Duration,
+    placement: watch::Sender<Arc<Placement>>,
     /// The newest protocol version that it speaks.
     newest: u16,
     /// Another at each start, greater than all before.
@@ -109,6 +126,15 @@ struct Inner {
     datagrams: mpsc::Sender<(NodeId, Bytes)>,
     /// Held while a token is used: how often each was shown.
     admitting: tokio::sync::Mutex<HashMap<[u8; 8], u32>>,
+    /// Brings a blob onto this disk, when another node relies on it; given by `node`.
+    ensure: OnceLock<Ensure>,
+    leaving: Leaving,
+}
+
+impl fmt::Debug for Inner {
+    fn fmt(&self, to: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(to, "{:?} and its peers", self.identity.node())
+    }
 }
 
 /// One line of `larder peers`.
@@ -205,14 +231,20 @@ impl Peers {
             zone: own.zone.clone(),
             own,
             replicas: config.peers.replicas,
+            takeover: config.peers.takeover,
+            placement: watch::Sender::new(Arc::new(Placement::new(node, Vec::new(), (1, Duration::ZERO), Instant::now()))),
             newest: newest_version(),
             life,
             redial: Notify::new(),
             pulse: Notify::new(),
             datagrams,
             admitting: tokio::sync::Mutex::default(),
+            ensure: OnceLock::new(),
+            leaving: Leaving::default(),
         };
         let peers = Self { inner: Arc::new(inner) };
+        peers.inner.review();
+        tasks.core("peers placement", follow_placement(peers.clone()));
         tasks.core("peers accept", greet::accept(peers.clone()));
         tasks.core("peers dial", dial::dial(peers.clone()));
         tasks.core("peers members", follow_members(peers.clone()));
@@ -229,15 +261,84 @@ impl Peers {
         fetch::fill(&self.inner, staging).await
     }
 
-    /// Whether this node is one of the owners of a digest.
-    pub fn is_owner(&self, digest: &Digest) -> bool {
-        placement::owners(digest, &self.inner.members.places(), self.inner.replicas).contains(&self.inner.identity.node())
+    /// From now on other nodes may ask this one to have a blob, and `ensure` brings it.
+    pub fn start_keeping(&self, ensure: Ensure) {
+        let _ = self.inner.ensure.set(ensure);
     }
 
-    /// For each blob, whether all of its owners are other nodes that are connected and say now that they hold it. Members are asked
-    /// at once, each for what it owns.
+    /// Makes `copies` other nodes have an image, its records and each of its blobs, as durably as they have anything; the owners of each blob
+    /// first. Returns when they have it.
+    ///
+    /// Cancel-safe: what they have fetched by then stays with them.
+    ///
+    /// # Errors
+    /// `Shortage`: there are fewer other members, which is said at once; or too few have all of it at `until`.
+    pub async fn keep(
+        &self,
+        manifest: Digest,
+        needs: Needs,
+        copies: usize,
+        until: tokio::time::Instant,
+    ) -> std::result::Result<(), Shortage> {
+        keep::keep(&self.inner, manifest, needs, copies, until).await
+    }
+
+    /// How many other members there are.
+    pub fn others(&self) -> usize {
+        self.inner.members.others().len()
+    }
+
+    /// How many other members there are that may write.
+    pub fn other_writers(&self) -> usize {
+        self.inner.other_writers()
+    }
+
+    /// Who owns what, now and as it changes.
+    pub fn placement(&self) -> watch::Receiver<Arc<Placement>> {
+        self.inner.placement.subscribe()
+    }
+
+    /// Whether a blob may be about to be dropped here.
+    pub fn is_leaving(&self, digest: &Digest) -> bool {
+        self.inner.leaving.has(digest)
+    }
+
+    /// How many copies each blob shall have.
+    pub fn replicas(&self) -> usize {
+        self.inner.replicas
+    }
+
+    /// A number that grows whenever a connection comes up.
+    pub fn arrivals(&self) -> watch::Receiver<u64> {
+        self.inner.links.arrivals()
+    }
+
+    /// Whether this node is one of the owners of a digest.
+    pub fn is_owner(&self, digest: &Digest) -> bool {
+        self.inner.placement().is_owner(digest)
+    }
+
+    /// Says that blobs may be about to be dropped here: for as long as the marks live, this node vouches for none of them.
+    pub fn mark_leaving(&self, digests: &[Digest]) -> Marked {
+        self.inner.leaving.mark(digests)
+    }
+
+    /// For each blob, whether all of its owners are other nodes that vouch for it now: they have it, and are not about to drop it
+    /// themselves. Members are asked at once, each for what it owns.
     pub async fn kept_by_owners(&self, digests: &[Digest]) -> Vec<bool> {
-        fetch::kept_by_owners(&self.inner, digests).await
+        let placement = self.inner.placement();
+        let owners: Vec<_> = digests.iter().map(|digest| placement.owners(digest)).collect();
+        let own = self.inner.identity.node();
+        let vouching = keep::vouching(&self.inner, digests, &owners).await;
+        let kept = |(owners, vouching): (Vec<_>, usize)| !owners.is_empty() && !owners.contains(&own) && vouching == owners.len();
+        owners.into_iter().zip(vouching).map(kept).collect()
+    }
+
+    /// For each blob, whether an owner that is another node vouches for it now.
+    pub async fn kept_by_another(&self, digests: &[Digest]) -> Vec<bool> {
+        let placement = self.inner.placement();
+        let owners: Vec<_> = digests.iter().map(|digest| placement.owners(digest)).collect();
+        keep::vouching(&self.inner, digests, &owners).await.into_iter().map(|count| count > 0).collect()
     }
 
     /// The members that may have written what is not known here: those out of reach, and those not heard out yet. By name.
@@ -254,10 +355,9 @@ impl Peers {
     pub fn is_first_for(&self, digest: &Digest) -> bool {
         let inner = &self.inner;
         let this = inner.identity.node();
-        let mut places = inner.members.places();
-        places
-            .retain(|place| inner.members.roles(&place.node).is_writer() && (place.node == this || inner.links.get(&place.node).is_some()));
-        placement::owners(digest, &places, 1).first() == Some(&this)
+        let in_reach = |node: &NodeId| *node == this || inner.links.get(node).is_some();
+        let mut ranked = inner.placement().ranked(digest).into_iter();
+        ranked.find(|node| inner.members.roles(node).is_writer() && in_reach(node)) == Some(this)
     }
 
     /// How every other member is, and since when.
@@ -390,6 +490,7 @@ impl Peers {
     fn refresh(&self) -> Result<()> {
         let inner = &self.inner;
         inner.members.refresh(&inner.store)?;
+        inner.review();
         for link in inner.links.all() {
             if !inner.members.is_member(&link.connection.peer()) {
                 tracing::info!(peer = ?link.connection.peer(), "no member any more: disconnecting");
@@ -401,6 +502,30 @@ impl Peers {
 }
 
 impl Inner {
+    fn placement(&self) -> Arc<Placement> {
+        Arc::clone(&self.placement.borrow())
+    }
+
+    fn other_writers(&self) -> usize {
+        self.members.others().iter().filter(|(node, _)| self.members.roles(node).is_writer()).count()
+    }
+
+    /// Looks at who is there, and tells who listens when other members count than before.
+    fn review(&self) {
+        let (now, own) = (Instant::now(), self.identity.node());
+        let down = |standing: Standing| (standing.condition == Condition::Down).then_some(standing.since);
+        let away = |node: &NodeId| self.standings.of(node).filter(|_| self.links.get(node).is_none()).and_then(down);
+        let places = self.members.live().into_iter().map(|(node, member)| Place { node, zone: member.zone, away: away(&node) }).collect();
+        let placement = Placement::new(own, places, (self.replicas, self.takeover), now);
+        self.placement.send_if_modified(|before| {
+            let changed = **before != placement;
+            if changed {
+                *before = Arc::new(placement);
+            }
+            changed
+        });
+    }
+
     fn hello(&self) -> Hello {
         Hello {
             cluster: self.store.cluster(),
@@ -441,6 +566,14 @@ fn mend_own_record(inner: &Inner) -> Result<bool> {
             Ok(true)
         }
         _ => Ok(false),
+    }
+}
+
+/// Follows who comes and goes.
+async fn follow_placement(peers: Peers) {
+    let stopping = peers.inner.tasks.stopping();
+    while stopping.run_until_cancelled(tokio::time::sleep(REVIEW)).await.is_some() {
+        peers.inner.review();
     }
 }
 

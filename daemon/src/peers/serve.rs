@@ -12,6 +12,7 @@ use super::Inner;
 use super::endpoint::{Sender, Stream};
 use super::error::{Error, Result};
 use super::exchange;
+use super::keep;
 use super::links::Link;
 use crate::store::{self, Content};
 
@@ -54,13 +55,14 @@ pub(super) async fn answer(inner: &Arc<Inner>, link: &Arc<Link>, mut stream: Str
             Ok(None) => Answer::Refused(Refusal::NOT_HERE),
             Err(_) => Answer::Refused(Refusal::FAILED),
         },
+        Request::Keep(wanted) => return keep::answer(inner, link, stream, wanted).await,
+        Request::Vouch(digests) if digests.len() > WHO_HAS_MAX => Answer::Refused(Refusal::TOO_MUCH),
+        Request::Vouch(digests) => keep::vouch(inner, digests).await.map_or(Answer::Refused(Refusal::FAILED), Answer::Holders),
         Request::Hello(_)
         | Request::Join(_)
         | Request::Follow(_)
         | Request::Chunk(_)
         | Request::Opening(_)
-        | Request::Keep(_)
-        | Request::Vouch(_)
         | Request::Compare(_)
         | Request::Places(_)
         | Request::Reconcile(_)

@@ -13,7 +13,8 @@ use serde_json::{Value, json};
 
 use super::Body;
 use super::body::whole;
-use crate::{lookup, store};
+use crate::lookup::{self, NotSafe};
+use crate::store;
 
 /// Most digests that one answer lists as missing.
 const MISSING_LISTED_MAX: usize = 100;
@@ -21,6 +22,9 @@ const MISSING_LISTED_MAX: usize = 100;
 const RETRY_FULL_S: u64 = 30;
 /// When a client should come back that met a limit or another request.
 const RETRY_BUSY_S: u64 = 1;
+
+/// When a client should come back whose push is not as safe as it has to be: work for it goes on meanwhile.
+const RETRY_UNSAFE_S: u64 = 5;
 
 /// Why a request is refused.
 #[derive(Debug, thiserror::Error)]
@@ -91,6 +95,9 @@ pub(super) enum Error {
     /// The content could not be had.
     #[error(transparent)]
     Lookup(#[from] lookup::Error),
+    /// A push was stored, and is not as safe as it has to be.
+    #[error(transparent)]
+    NotSafe(#[from] lookup::NotSafe),
 }
 
 /// What a client is told.
@@ -196,6 +203,15 @@ impl Error {
             Error::Store(error) => of_store(error),
             Error::Lookup(lookup::Error::NotFound { .. }) => refuse(StatusCode::NOT_FOUND, "BLOB_UNKNOWN"),
             Error::Lookup(lookup::Error::Store { digest: _, source }) => of_fetch(source),
+            Error::NotSafe(NotSafe::Store(error)) => of_store(error),
+            Error::NotSafe(NotSafe::NoArchive(_)) => Refusal::internal(),
+            // It does not help to come back soon.
+            Error::NotSafe(NotSafe::TooFew { .. }) => refuse(StatusCode::SERVICE_UNAVAILABLE, "UNAVAILABLE"),
+            Error::NotSafe(error @ (NotSafe::Copies { .. } | NotSafe::Archive { .. } | NotSafe::Busy { .. })) => {
+                let mut refusal = refuse(StatusCode::SERVICE_UNAVAILABLE, "UNAVAILABLE").header(header::RETRY_AFTER, RETRY_UNSAFE_S);
+                refusal.details = error.missing().iter().take(MISSING_LISTED_MAX).map(|digest| json!({ "digest": digest })).collect();
+                refusal
+            }
         }
     }
 }
@@ -323,6 +339,8 @@ mod tests {
             (lookup::Error::NotFound { digest }.into(), 404, "BLOB_UNKNOWN"),
             (fetched(store::Error::DigestMismatch { expected: digest, actual: digest }), 503, "UNAVAILABLE"),
             (fetched(store::Error::Abandoned), 503, "UNAVAILABLE"),
+            (NotSafe::TooFew { wanted: 2, members: 1 }.into(), 503, "UNAVAILABLE"),
+            (NotSafe::Archive { within: std::time::Duration::from_secs(1), missing: vec![digest] }.into(), 503, "UNAVAILABLE"),
             (io_error(io::ErrorKind::PermissionDenied), 500, "UNKNOWN"),
         ] {
             let words = error.to_string();

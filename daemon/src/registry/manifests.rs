@@ -51,6 +51,7 @@ impl Front {
         tags: Vec<Tag>,
         request: Pushed<'_>,
     ) -> Result<Response<Body>, Error> {
+        self.lookup.can_acknowledge()?;
         refuse_encoded(request.headers)?;
         let limit = self.manifest_size_max;
         let announced = text(request.headers, &header::CONTENT_LENGTH).and_then(super::range::number);
@@ -68,6 +69,7 @@ impl Front {
             Ok::<_, Error>((digest, stored))
         });
         let (digest, stored) = stored.await?;
+        self.lookup.acknowledge(repository.clone(), digest, tags.clone()).await?;
         self.metrics.pushes.inc();
         let mut response = empty(StatusCode::CREATED);
         set(&mut response, header::LOCATION, self.location(format_args!("{repository}/manifests/{digest}")));

@@ -175,7 +175,7 @@ impl Store {
         Ok(Some(link))
     }
 
-    fn part<T>(
+    pub(super) fn part<T>(
         &self,
         table: Table,
         prefix: &[u8],

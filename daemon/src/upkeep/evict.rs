@@ -4,8 +4,9 @@
 //! one. First goes the trash, then blobs, those first that nobody has pulled for longest. A blob may go when
 //!
 //! - a pack in a bucket that this node reaches holds it, or
-//! - this node is no owner of it, and at this moment all of its owners say that they hold it. Owners never rely on each other,
-//!   so that two of them can't both drop what each believes the other to keep;
+//! - this node is no owner of it, and at this moment all of its owners vouch for it. Owners never rely on each other. And since nodes may
+//!   differ in who owns what, a node that asks others for their word gives none for the same blobs until it is done, so that
+//!   two can't both drop what each believes the other to keep;
 //!
 //! and no pin names an image that needs it. Whoever pulls it later gets it from there ([`Elsewhere`]), and it is here again.
 //!
@@ -42,8 +43,16 @@ const NAMES_PAGE: usize = 1000;
 pub trait Elsewhere: Send + Sync + 'static {
     /// Whether a bucket can be read from here.
     fn reaches(&self, bucket: &str) -> bool;
-    /// For each blob, whether all of its owners are other nodes, and say now that they hold it.
-    fn kept_by_owners(&self, digests: Vec<Digest>) -> BoxFuture<'static, Vec<bool>>;
+    /// For each blob, whether all of its owners are other nodes that vouch for it now.
+    fn kept_by_owners(&self, digests: Vec<Digest>) -> BoxFuture<'static, Word>;
+}
+
+/// The word of a blob's owners. Until it is dropped, this node gives none of its own for the same blobs.
+pub struct Word {
+    /// Whether it was given, in the order in which it was asked for.
+    pub given: Vec<bool>,
+    /// Whether this node still is no owner of a blob. Asked at the last moment.
+    pub stands: Box<dyn Fn(&Digest) -> bool + Send + Sync>,
 }
 
 /// A blob that could go.
@@ -53,10 +62,12 @@ struct Candidate {
     pinned: bool,
     /// Another place has it and keeps it.
     safe: bool,
+    /// That place are its owners, who have given their word.
+    by_word: bool,
 }
 
 /// The blobs to drop, the coldest first, until `excess` bytes are freed: none that is pinned or not safe, and none too many.
-fn plan(mut candidates: Vec<Candidate>, excess: u64) -> Vec<Cold> {
+fn plan(mut candidates: Vec<Candidate>, excess: u64) -> Vec<Candidate> {
     candidates.retain(|candidate| candidate.safe && !candidate.pinned);
     candidates.sort_by_key(|candidate| candidate.cold);
     let mut freed = 0u64;
@@ -65,7 +76,7 @@ fn plan(mut candidates: Vec<Candidate>, excess: u64) -> Vec<Cold> {
         freed = freed.saturating_add(candidate.cold.size);
         before < excess
     };
-    candidates.into_iter().take_while(is_needed).map(|candidate| candidate.cold).collect()
+    candidates.into_iter().take_while(is_needed).collect()
 }
 
 /// Keeps the disk below its marks.
@@ -165,10 +176,14 @@ impl Evictor {
         for _ in 0..PAGES_MAX {
             let coldest = self.store.run(move |store| store.coldest(after.as_ref(), CANDIDATES_MAX)).await?;
             for part in coldest.chunks(PART) {
-                let candidates = self.judge(part, &pinned).await?;
+                let (candidates, word) = self.judge(part, &pinned).await?;
                 let victims = plan(candidates, excess - round.freed());
                 let gone = self.store.run(move |store| {
-                    victims.iter().map(|cold| store.evict(&cold.digest)).filter_map(Result::transpose).collect::<Result<Vec<u64>>>()
+                    // ORDER: each is asked for right before it goes, and the word is held until the last has gone.
+                    let stands =
+                        |victim: &&Candidate| !victim.by_word || word.as_ref().is_some_and(|word| (word.stands)(&victim.cold.digest));
+                    let evicted = victims.iter().filter(stands).map(|victim| store.evict(&victim.cold.digest));
+                    evicted.filter_map(Result::transpose).collect::<Result<Vec<u64>>>()
                 });
                 let gone = gone.await?;
                 let bytes = gone.iter().sum::<u64>();
@@ -212,22 +227,25 @@ impl Evictor {
         }
     }
 
-    /// Says of each blob whether it may go.
-    async fn judge(&self, part: &[Cold], pinned: &HashSet<Digest>) -> Result<Vec<Candidate>> {
+    /// Says of each blob whether it may go, and on whose word.
+    async fn judge(&self, part: &[Cold], pinned: &HashSet<Digest>) -> Result<(Vec<Candidate>, Option<Word>)> {
         let (cold, elsewhere) = (part.to_vec(), Arc::clone(&self.elsewhere));
         let archived =
             self.store.run(move |store| cold.iter().map(|cold| is_archived(store, cold, &*elsewhere)).collect::<Result<Vec<_>>>());
         let archived = archived.await?;
-        let mut candidates: Vec<_> =
-            part.iter().zip(archived).map(|(cold, safe)| Candidate { cold: *cold, pinned: pinned.contains(&cold.digest), safe }).collect();
+        let judged = |(cold, safe): (&Cold, bool)| Candidate { cold: *cold, pinned: pinned.contains(&cold.digest), safe, by_word: false };
+        let mut candidates: Vec<_> = part.iter().zip(archived).map(judged).collect();
         let open: Vec<_> = candidates.iter().filter(|one| !one.safe && !one.pinned).map(|one| one.cold.digest).collect();
-        if !open.is_empty() {
-            let mut kept = self.elsewhere.kept_by_owners(open).await.into_iter();
-            for candidate in candidates.iter_mut().filter(|one| !one.safe && !one.pinned) {
-                candidate.safe = kept.next().unwrap_or(false);
-            }
+        if open.is_empty() {
+            return Ok((candidates, None));
         }
-        Ok(candidates)
+        let word = self.elsewhere.kept_by_owners(open).await;
+        let mut given = word.given.iter().copied();
+        for candidate in candidates.iter_mut().filter(|one| !one.safe && !one.pinned) {
+            candidate.by_word = given.next().unwrap_or(false);
+            candidate.safe = candidate.by_word;
+        }
+        Ok((candidates, Some(word)))
     }
 }
 
@@ -285,13 +303,13 @@ mod tests {
     use super::*;
 
     fn candidate(number: u32, pulled_ms: u64, size: u64, (pinned, safe): (bool, bool)) -> Candidate {
-        Candidate { cold: Cold { pulled_ms, digest: Digest::sha256(&number.to_le_bytes()), size }, pinned, safe }
+        Candidate { cold: Cold { pulled_ms, digest: Digest::sha256(&number.to_le_bytes()), size }, pinned, safe, by_word: safe }
     }
 
     #[test]
     fn the_coldest_go_first_and_no_more_than_needed() {
         let all = vec![candidate(1, 30, 10, (false, true)), candidate(2, 10, 10, (false, true)), candidate(3, 20, 10, (false, true))];
-        let pulled = |excess| plan(all.clone(), excess).iter().map(|cold| cold.pulled_ms).collect::<Vec<_>>();
+        let pulled = |excess| plan(all.clone(), excess).iter().map(|victim| victim.cold.pulled_ms).collect::<Vec<_>>();
         assert_eq!(pulled(0), [0u64; 0]);
         assert_eq!(pulled(1), [10]);
         assert_eq!(pulled(10), [10]);
@@ -307,7 +325,7 @@ mod tests {
         ) {
             let all: Vec<_> = all.into_iter().enumerate()
                 .map(|(number, (pulled, size, pinned, safe))| candidate(number as u32, pulled, size, (pinned, safe))).collect();
-            let victims = plan(all.clone(), excess);
+            let victims: Vec<_> = plan(all.clone(), excess).into_iter().map(|victim| victim.cold).collect();
             let may_go: Vec<_> = all.iter().filter(|one| one.safe && !one.pinned).map(|one| one.cold).collect();
             prop_assert!(victims.iter().all(|victim| may_go.contains(victim)));
             let freed: u64 = victims.iter().map(|victim| victim.size).sum();

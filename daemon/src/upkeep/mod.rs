@@ -19,7 +19,7 @@ mod gc;
 mod retention;
 mod scrub;
 
-pub use evict::{Elsewhere, Evictor};
+pub use evict::{Elsewhere, Evictor, Word};
 pub use gc::{Gc, Report};
 pub use scrub::{Scrub, Scrubbed};
 

@@ -43,7 +43,7 @@ pub use fuzz::{fuzz, fuzz_bytes};
 pub use http::{Body, Response};
 pub use image::{Image, Kind};
 pub use node::{Node, NodeBuilder};
-pub use random::Random;
+pub use random::{Random, for_seeds};
 pub use registry::Registry;
 pub use rig::Rig;
 pub use s3::CountingS3;

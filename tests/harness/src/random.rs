@@ -8,6 +8,28 @@ pub struct Random {
     state: u64,
 }
 
+/// How many seeds a simulation is run with when `SIM_SEEDS` doesn't say.
+const SEEDS: u64 = 1000;
+
+/// Runs a simulation with each of the seeds: as many as `SIM_SEEDS` says, or only the one in `SIM_SEED`. Says which seed it was that failed.
+pub fn for_seeds(simulate: impl Fn(u64)) {
+    struct Told(u64);
+    impl Drop for Told {
+        fn drop(&mut self) {
+            if std::thread::panicking() {
+                eprintln!("it failed with SIM_SEED={}", self.0);
+            }
+        }
+    }
+    let given = |name: &str| std::env::var(name).ok().map(|text| text.parse().unwrap_or_else(|_| panic!("{name} is a number")));
+    let seeds = given("SIM_SEED").map_or(0..given("SIM_SEEDS").unwrap_or(SEEDS), |seed: u64| seed..seed + 1);
+    for seed in seeds {
+        let told = Told(seed);
+        simulate(seed);
+        drop(told);
+    }
+}
+
 impl Random {
     /// The generator of `seed`.
     pub fn new(seed: u64) -> Self {
@@ -34,6 +56,11 @@ impl Random {
     /// A number below `end`, which is not 0.
     pub fn below(&mut self, end: u64) -> u64 {
         self.number() % end
+    }
+
+    /// Whether something happens that happens in so many of a hundred cases.
+    pub fn chance(&mut self, percent: u64) -> bool {
+        self.below(100) < percent
     }
 
     /// Fills `bytes`.
