@@ -11,8 +11,10 @@ larder  := $(CARGO_TARGET_DIR)/release/larder
 # How long `make soak` soaks, and each fuzz target of `make fuzz` goes on.
 SOAK_SECONDS ?= 600
 FUZZ_SECONDS ?= 300
+# How many seeds `make sim` tries.
+SIM_SEEDS ?= 100000
 
-.PHONY: help run demo test bench bench-cluster bench-scale soak fuzz lint deny deb build
+.PHONY: help run demo test sim bench bench-cluster bench-scale soak fuzz lint deny deb build
 
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 16
@@ -32,6 +34,10 @@ test: ## every suite, then the package in a clean Debian root
 	packaging/setup test
 	cargo test $(profile) --workspace
 	tests/package/run
+
+sim: ## every simulation of the logic between nodes with 100,000 seeds; SIM_SEEDS, or one by SIM_SEED
+	packaging/setup build
+	SIM_SEEDS=$(SIM_SEEDS) cargo test $(profile) -p larder --lib peers:: -- --nocapture
 
 bench: ## the figures of the design, as tables
 	packaging/setup test

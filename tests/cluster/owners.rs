@@ -128,6 +128,27 @@ async fn i10_an_index_pushed_to_peers_is_whole_without_the_node_that_answered_it
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn f21_another_node_takes_the_place_of_one_that_falls_silent_while_a_push_waits() {
+    let mut nodes = cluster(4, |node| node.archive("none").env("LARDER_PUSH__ACK", "peers:2").env("LARDER_PEERS__REPLICAS", "3")).await;
+    // Of twelve layers, each on two of three others, every node is asked for some.
+    let image = Image::from_seed(455, &[LAYER; 12]);
+    registry(&nodes[0]).try_push_blobs("team/app", &image).await.expect("push blobs");
+    signal(&nodes[3], rustix::process::Signal::STOP);
+    let begun = Instant::now();
+    let answer = registry(&nodes[0]).put_manifest("team/app", "v1", image.media_type(), image.manifest.clone()).await;
+    println!("answered {:?} after one of three was stopped", begun.elapsed());
+    answer.expect(201, "push a manifest");
+    assert!(begun.elapsed() < Duration::from_secs(20), "{:?}", begun.elapsed());
+    nodes[0].lose_disk();
+    signal(&nodes[3], rustix::process::Signal::KILL);
+    // Two have all of it, so one may be lost as well.
+    for other in &nodes[1..3] {
+        assert!(image.layers.iter().all(|layer| holds(other, &layer.digest())), "{} was to have everything", other.name());
+        registry(other).pull_image("team/app", "v1", &image).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_cluster_that_is_too_small_for_the_write_concern_says_so_at_once() {
     let nodes = cluster(2, |node| node.env("LARDER_PUSH__ACK", "peers:2")).await;
     let image = Image::from_seed(460, &[LAYER]);

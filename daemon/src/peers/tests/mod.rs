@@ -17,6 +17,7 @@ mod addresses;
 mod admission;
 mod blobs;
 mod hostile;
+mod keep;
 mod records;
 mod roles;
 mod versions;
