@@ -103,6 +103,20 @@ pub struct Metrics {
     pub reader_records: Counter,
     /// What could not be a peer's word about who is alive, or came too fast.
     pub refused_datagrams: Counter,
+    /// Records from the future that wait for their time.
+    pub quarantined_records: Gauge,
+    /// Origins that wrote two records under one number.
+    pub forked_origins: Gauge,
+    /// Comparisons of two nodes that know the same and did not hold the same.
+    pub state_differences: Counter,
+    /// Records that were sent or taken to mend that.
+    pub repaired_records: Counter,
+    /// Peers whose key two processes use.
+    pub cloned_nodes: Gauge,
+    /// Times that this node found another copy of its data folder and went on under a new number.
+    pub lives: Counter,
+    /// Tags that were pushed on two nodes that did not know of each other's push.
+    pub tag_conflicts: Counter,
     /// Requests to the bucket, by kind: `put`, `get`, `list`, `head`, `delete`.
     pub bucket_requests: Family<KindLabel, Counter>,
     /// Bytes of blobs that are on this node alone.
@@ -177,6 +191,13 @@ impl Default for Metrics {
         let reader_records: Counter = metric!("reader_records", "Records of readers that were not taken");
         let refused_datagrams: Counter = metric!("refused_datagrams", "Datagrams of peers that were damaged, forged or too many");
         let refused_records: Counter = metric!("refused_records", "Records refused for a stamp in the future");
+        let quarantined_records: Gauge = metric!("quarantined_records", "Records from the future that wait for their time");
+        let forked_origins: Gauge = metric!("forked_origins", "Origins that wrote two records under one number");
+        let state_differences: Counter = metric!("state_differences", "Times that two nodes knew the same and did not hold the same");
+        let repaired_records: Counter = metric!("repaired_records", "Records sent or taken to mend that");
+        let cloned_nodes: Gauge = metric!("cloned_nodes", "Peers whose key two processes use");
+        let lives: Counter = metric!("lives", "Times that another copy of the data folder was found, and a new number taken");
+        let tag_conflicts: Counter = metric!("tag_conflicts", "Tags pushed on two nodes that did not know of each other's push");
         let bucket_requests: Family<KindLabel, Counter> = metric!("bucket_requests", "Requests to the bucket, by kind");
         macro_rules! exposed {
             ($name:literal, $age:literal, $what:literal) => {{
@@ -223,6 +244,13 @@ impl Default for Metrics {
             refused_records,
             reader_records,
             refused_datagrams,
+            quarantined_records,
+            forked_origins,
+            state_differences,
+            repaired_records,
+            cloned_nodes,
+            lives,
+            tag_conflicts,
             bucket_requests,
             single_copy,
             unarchived,

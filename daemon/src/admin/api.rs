@@ -147,6 +147,7 @@ impl Office {
         let counts = self.store.run(Store::counts).await?;
         let peers = self.operations.peers();
         let others = peers.iter().filter(|peer| peer.state != "self");
+        let (quarantined, forked) = self.store.run(super::aside::list).await?;
         let vector = self.store.vector();
         let vector: Vec<_> = vector
             .iter()
@@ -168,6 +169,8 @@ impl Office {
             "peers_total": others.count(),
             "vector": vector,
             "risk": self.operations.risk(),
+            "quarantined": quarantined,
+            "forked": forked,
             "archive": self.operations.archive_status().await?,
         }))
     }
@@ -384,6 +387,7 @@ fn version_of(store: &Store, repository: &RepositoryName, version: &TagVersion) 
         "until": version.until.and_then(|until| moment(until.time.ms())),
         "current": version.current,
         "available": store.manifest(repository, &version.digest)?.is_some(),
+        "conflict": version.lost_to.is_some(),
     }))
 }
 
@@ -400,7 +404,7 @@ fn describe(store: &Store, repository: &RepositoryName, info: &TagInfo) -> Resul
 }
 
 /// A time as RFC 3339; `None` for one that no calendar has.
-fn moment(ms: u64) -> Option<String> {
+pub(super) fn moment(ms: u64) -> Option<String> {
     let moment = jiff::Timestamp::from_millisecond(i64::try_from(ms).ok()?).ok()?;
     Some(moment.to_string())
 }

@@ -29,6 +29,7 @@ use crate::telemetry::Risk;
 use crate::upkeep;
 
 mod api;
+mod aside;
 mod public;
 mod socket;
 

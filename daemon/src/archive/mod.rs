@@ -274,6 +274,18 @@ impl Archive {
         self.inner.bucket.as_ref().map(|bucket| bucket.id().to_owned())
     }
 
+    /// Up to where the origins that this node archives are in the bucket: what was deleted must be told there before it is forgotten. Nothing when
+    /// this node has no bucket. Blocks.
+    ///
+    /// # Errors
+    /// The store can't be read.
+    pub fn archived_upto(&self) -> Result<Vec<(larder_protocol::vector::Origin, u64)>, crate::store::Error> {
+        let (inner, store) = (&self.inner, &self.inner.store);
+        let Some(bucket) = &inner.bucket else { return Ok(Vec::new()) };
+        let origins = queue::origins(store)?.into_iter();
+        origins.map(|(origin, _)| Ok((origin, queue::cursor(store, bucket.id(), &origin)?))).collect()
+    }
+
     /// Fills a staged blob from a pack, from where it stands, by one ranged GET. `false`: no readable pack has it.
     ///
     /// # Errors

@@ -32,6 +32,10 @@ struct Node {
     peers_connected: u64,
     peers_total: u64,
     archive: Option<Standing>,
+    #[serde(default)]
+    quarantined: Quarantined,
+    #[serde(default)]
+    forked: Forked,
     disk: Option<Disk>,
     risk: Option<Risk>,
 }
@@ -56,6 +60,18 @@ impl Risk {
         let parts: Vec<_> = alone.into_iter().chain(unarchived).collect();
         if parts.is_empty() { "nothing".to_owned() } else { parts.join("; ") }
     }
+}
+
+/// Records from the future.
+#[derive(Default, Deserialize)]
+struct Quarantined {
+    count: u64,
+}
+
+/// Nodes that wrote twice under one number.
+#[derive(Default, Deserialize)]
+struct Forked {
+    origins: u64,
 }
 
 /// How full the disk is; the daemon of an earlier version does not say.
@@ -85,7 +101,7 @@ impl Status {
 
 impl Node {
     fn shown(&self) -> String {
-        facts(&[
+        let mut shown = facts(&[
             ("node", format!("{} in zone {}", self.name, self.zone)),
             ("id", self.node.clone()),
             ("cluster", self.cluster.clone().unwrap_or_else(|| "none".to_owned())),
@@ -104,7 +120,17 @@ impl Node {
             ("peers", format!("{} of {} connected", self.peers_connected, self.peers_total)),
             ("at risk", self.risk.as_ref().map(Risk::line).unwrap_or_else(|| "unknown".to_owned())),
             ("archive", self.archive.as_ref().map(Standing::line).unwrap_or_else(|| "none".to_owned())),
-        ])
+        ]);
+        if self.quarantined.count > 0 {
+            shown += &format!(
+                "{} records lie in the future and wait for their time; --json lists them: is a clock wrong?\n",
+                self.quarantined.count
+            );
+        }
+        if self.forked.origins > 0 {
+            shown += &format!("{} nodes wrote twice under one number; --json lists where: does a clone run?\n", self.forked.origins);
+        }
+        shown
     }
 }
 
@@ -132,5 +158,8 @@ at risk: 1.0 MiB on this node alone, for 1m 1s; 0 B not archived, for 2s
 archive: s3://b, 0 B in 0 packs, nothing waits; last error: timed out
 ";
         assert_eq!(node.shown(), expected);
+        let more = answer.replacen('{', r#"{"quarantined":{"count":3},"forked":{"origins":1},"#, 1);
+        let shown = serde_json::from_str::<Node>(&more).expect("the API's form").shown();
+        assert_eq!(shown.lines().count(), expected.lines().count() + 2);
     }
 }

@@ -94,6 +94,8 @@ struct Version {
     current: bool,
     #[serde(default)]
     available: bool,
+    #[serde(default)]
+    conflict: bool,
 }
 
 impl Tag {
@@ -142,12 +144,14 @@ fn history(versions: &[Version], now: jiff::Timestamp) -> String {
         ("UNTIL", Align::Left),
         ("NODE", Align::Left),
         ("MANIFEST", Align::Left),
+        ("NOTE", Align::Left),
     ]);
     for version in versions {
         let until = if version.current { "now".to_owned() } else { table::age(&version.until, now) };
         let manifest = if version.available { "here" } else { "deleted" };
         let node = version.node.split('-').take(2).collect::<Vec<_>>().join("-");
-        table.line([version.digest.clone(), table::age(&version.pushed, now), until, node, manifest.to_owned()]);
+        let note = if version.conflict { "lost a conflict" } else { "" };
+        table.line([version.digest.clone(), table::age(&version.pushed, now), until, node, manifest.to_owned(), note.to_owned()]);
     }
     table.or("no versions")
 }
@@ -178,14 +182,15 @@ mod tests {
     #[test]
     fn versions_are_listed_with_when_and_where_they_came_from() {
         let answer = r#"[{"digest":"sha256:b","pushed":"2026-11-23T11:00:00Z","node":"1abc-2def-3","until":null,"current":true,"available":true},
-            {"digest":"sha256:a","pushed":"2026-11-23T10:00:00Z","node":"1abc-2def-3","until":"2026-11-23T11:00:00Z","current":false,"available":false}]"#;
+            {"digest":"sha256:a","pushed":"2026-11-23T10:00:00Z","node":"1abc-2def-3","until":"2026-11-23T11:00:00Z","current":false,"available":false,"conflict":true}]"#;
         let versions: Vec<Version> = serde_json::from_str(answer).expect("the API's form");
         let now = "2026-11-23T12:00:00Z".parse().expect("a time");
         let shown = history(&versions, now);
         let lines: Vec<Vec<&str>> =
             shown.lines().map(|line| line.split("  ").filter(|word| !word.is_empty()).map(str::trim).collect()).collect();
         assert_eq!(lines[1], ["sha256:b", "1h ago", "now", "1abc-2def", "here"]);
-        assert_eq!(lines[2], ["sha256:a", "2h ago", "1h ago", "1abc-2def", "deleted"]);
+        assert_eq!(lines[2][3..], ["1abc-2def", "deleted", "lost a conflict"]);
+        assert_eq!(lines[2][..3], ["sha256:a", "2h ago", "1h ago"]);
     }
 
     #[test]

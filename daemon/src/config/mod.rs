@@ -30,6 +30,7 @@ use crate::glob::Pattern;
 
 mod error;
 mod layers;
+mod records;
 mod retention;
 mod settings;
 #[cfg(test)]
@@ -38,6 +39,7 @@ mod url;
 mod value;
 
 pub use error::{Error, Fault, Place};
+pub use records::Records;
 pub use retention::Retention;
 pub use url::{ArchiveUrl, ArchiveUrlFault};
 pub use value::{duration, is_host_port, size};
@@ -85,6 +87,8 @@ pub struct Config {
     pub retention: Vec<Retention>,
     /// Other nodes.
     pub peers: Peers,
+    /// What nodes tell each other of the metadata.
+    pub records: Records,
     /// The bucket.
     pub archive: Archive,
     /// Logs.
@@ -314,6 +318,7 @@ impl Default for Config {
                 repair_rate: 64 * MIB,
                 max_clock_drift: Duration::from_secs(5 * 60),
             },
+            records: Records::default(),
             archive: Archive {
                 url: Some(ArchiveUrl::Directory(archive)),
                 endpoint: None,

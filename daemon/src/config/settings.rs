@@ -93,6 +93,10 @@ pub(super) const SETTINGS: &[Setting] = settings! {
     "peers.takeover" => |draft, value| draft.config.peers.takeover = value.duration("1s", "365d")?;
     "peers.repair_rate" => |draft, value| draft.config.peers.repair_rate = value.size(64 << 10, 1 << 40)?;
     "peers.max_clock_drift" => |draft, value| draft.config.peers.max_clock_drift = value.duration("1s", "1d")?;
+    "records.lapse_after" => |draft, value| draft.config.records.lapse_after = value.duration("1s", "3650d")?;
+    "records.tombstones_kept" => |draft, value| draft.config.records.tombstones_kept = value.duration("0s", "3650d")?;
+    "records.per_node_max" => |draft, value| draft.config.records.per_node_max = value.number(1000, 1_000_000_000_000)? as u64;
+    "records.rate" => |draft, value| draft.config.records.rate = value.number(100, 1_000_000_000)? as u64;
     "archive.url" => |draft, value| archive_url(draft, value)?;
     "archive.endpoint" => |draft, value| draft.config.archive.endpoint = value.url()?;
     "archive.region" => |draft, value| draft.config.archive.region = name(value)?;

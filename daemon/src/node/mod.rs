@@ -72,6 +72,10 @@ impl Node {
         let archive = Archive::open(&config, store.clone(), sign, Arc::clone(&metrics)).await.context("open the archive")?;
         let peers = Peers::start(&config, archive.bucket(), Arc::clone(&identity), store.clone(), &tasks, Arc::clone(&metrics));
         let peers = peers.await.with_context(|| format!("open the peers' port {}/udp", config.peers.listen))?;
+        let archived = archive.clone();
+        peers.forget_after(Arc::new(move || archived.archived_upto()));
+        // ORDER: before anything here writes by itself, and before clients do.
+        peers.settle().await;
         let lookup = Lookup::new(&config, store.clone(), peers.clone(), archive.clone(), tasks.clone(), Arc::clone(&metrics));
         let bringing = lookup.clone();
         archive.start(

@@ -276,6 +276,13 @@ impl Connection {
         self.connection.close(1u32.into(), reason.as_bytes());
     }
 
+    /// Bytes of UDP both ways.
+    #[cfg(test)]
+    pub(super) fn bytes(&self) -> u64 {
+        let stats = self.connection.stats();
+        stats.udp_tx.bytes + stats.udp_rx.bytes
+    }
+
     pub(super) fn rtt(&self) -> Duration {
         self.connection.rtt()
     }

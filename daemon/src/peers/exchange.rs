@@ -15,15 +15,30 @@ use super::endpoint::{Receiver, Sender, Stream};
 use super::error::{Error, Result};
 use super::links::Link;
 use super::roles;
-use super::sync::{Gather, Part, next_batch};
-use crate::store::{self, Exchange, Store};
+use super::sync::{Gather, Pace, Part, next_batch};
+use crate::store::{self, Exchange, Store, Told};
 
 /// When a stream whose records were refused is given up, so that the next one asks for them again.
 const REFUSED_RETRY: Duration = Duration::from_secs(60);
+/// The same, when a node in it had too many.
+const QUOTA_RETRY: Duration = Duration::from_secs(3600);
 /// When a stream that failed is opened again.
 const RETRY: Duration = Duration::from_secs(2);
 /// When a peer that sent nonsense is heard again.
 const VIOLATION_RETRY: Duration = Duration::from_secs(60);
+
+/// How often it is looked whether a peer that was away has caught up.
+const HEARD_LOOK: Duration = Duration::from_millis(100);
+/// The protocol version that has brief requests.
+const SINCE_BRIEF: u16 = 2;
+/// The protocol version that has snapshots.
+const SINCE_SNAPSHOT: u16 = 2;
+
+/// When a stream that has ended is opened again.
+enum Next {
+    AtOnce,
+    Later,
+}
 
 /// Pulls from a peer for as long as the connection lasts, and does not end: its owner drops it.
 pub(super) async fn pull(inner: &Inner, link: &Arc<Link>) {
@@ -41,84 +56,189 @@ pub(super) async fn pull(inner: &Inner, link: &Arc<Link>) {
                 tracing::warn!(%error, "records from a peer were not kept; trying again");
                 RETRY
             }
-            Ok(()) | Err(_) => RETRY,
+            Ok(Next::AtOnce) => continue,
+            Ok(Next::Later) | Err(_) => RETRY,
         };
         tokio::time::sleep(pause).await;
     }
 }
 
-async fn pull_once(inner: &Inner, link: &Arc<Link>) -> Result<()> {
-    let mut stream = link.connection.open(&Request::Sync(inner.store.vector())).await?;
-    let mut gather = Gather::default();
-    let mut give_up = None;
+async fn pull_once(inner: &Inner, link: &Arc<Link>) -> Result<Next> {
+    let (mut lives, own) = (inner.store.lives(), inner.store.origin());
+    // F11: of its own records a node asks back what the peer is not sure to have from here.
+    let mut ours = inner.store.vector();
+    ours.lower(&own, inner.sure(link, &own));
+    let brief = link.version() >= SINCE_BRIEF && link.may_be_brief();
+    let request = if brief { Request::SyncBrief(ours.hash()) } else { Request::Sync(ours.clone()) };
+    let mut stream = link.connection.open(&request).await?;
+    if !may_be_heard(inner, link).await {
+        return Ok(Next::AtOnce);
+    }
+    let (mut gather, mut snapshot) = (Gather::default(), None);
+    let (mut give_up, mut told) = (None, ours);
+    let mut over_quota = false;
+    let mut pace = Pace::new(inner.records.rate);
     loop {
         let next = stream.receive.message::<Update>();
-        let next = match give_up {
-            None => next.await?,
-            // Cut short, the stream is dropped and never read again.
-            Some(at) => match tokio::time::timeout_at(at, next).await {
-                Ok(next) => next?,
-                Err(_) => return Ok(()),
-            },
+        // Cut short, the stream is dropped and never read again.
+        let next = tokio::select! {
+            next = next => next?,
+            () = at(give_up) => return Ok(Next::Later),
+            // Less is known of the old life now than the peer was told.
+            _ = lives.wait_for(|life| *life != own) => return Ok(Next::AtOnce),
         };
-        let Some(update) = next else { return Ok(()) };
-        if let Update::Caught(vector) = &update {
+        let Some(update) = next else { return Ok(Next::Later) };
+        match &update {
             // ORDER: before it is applied, so that it is not sent back to where it came from.
-            link.knows(vector);
+            Update::Caught(vector) => inner.hear(link, vector).await?,
+            Update::Unlike => {
+                link.be_whole();
+                return Ok(Next::AtOnce);
+            }
+            // S33: what is not read yet keeps the sender waiting.
+            Update::Records(records) => tokio::time::sleep(pace.take(std::time::Instant::now(), records.len())).await,
+            Update::Snapshot(_) => {}
         }
         let update = roles::admit(inner, link, update).await?;
+        let covered = match &update {
+            Update::Caught(vector) => Some(vector.clone()),
+            Update::Snapshot(horizon) => {
+                snapshot = Some((horizon.clone(), Told::default()));
+                None
+            }
+            _ => None,
+        };
         let part = gather.take(update).map_err(|error| Error::Violation { peer: link.connection.peer(), what: error.to_string() })?;
-        let Some(part) = part else { continue };
+        let Some(mut part) = part else { continue };
+        let returned = part.returned(&own);
+        if let Some((_, keys)) = &mut snapshot {
+            keys.add(&part.records);
+            keys.add(&returned);
+        }
+        if !returned.is_empty() && inner.store.run(move |store| store.is_forked(&returned)).await? {
+            inner.begin_life(link, own).await?;
+            return Ok(Next::AtOnce);
+        }
         let whole = part.whole;
-        apply(inner, part, &mut gather).await?;
+        if let Some((horizon, keys)) = snapshot.take_if(|_| whole) {
+            // What is known counts when what the snapshot lacks is gone.
+            part.advance = VersionVector::default();
+            apply(inner, part, &mut gather).await?;
+            if gather.is_holding() {
+                tokio::time::sleep(REFUSED_RETRY).await;
+                return Ok(Next::Later);
+            }
+            let covered = covered.expect("an exchange ends with a vector");
+            let taken = inner.store.run(move |store| store.take_snapshot(&keys, &covered, &horizon)).await?;
+            tracing::warn!(
+                peer = ?link.connection.peer(), dropped = taken.dropped, reissued = taken.reissued,
+                "this node was away for so long that deletes were forgotten meanwhile: it has taken a copy of what its peer holds; what it had written and nobody \
+                 had seen is kept"
+            );
+        } else {
+            over_quota |= apply(inner, part, &mut gather).await?;
+        }
         if gather.is_holding() && give_up.is_none() {
-            give_up = Some(Instant::now() + REFUSED_RETRY);
+            // S33: a flood is not asked for again and again.
+            give_up = Some(Instant::now() + if over_quota { QUOTA_RETRY } else { REFUSED_RETRY });
         }
         if whole {
+            link.set_checked(own);
             link.set_heard(!gather.is_holding());
-            stream.send.message(&Seen(inner.store.vector())).await?;
+            let known = inner.store.vector();
+            stream.send.message(&Seen(known.beyond(&told))).await?;
+            told.merge(&known);
         }
     }
 }
 
-async fn apply(inner: &Inner, mut part: Part, gather: &mut Gather) -> Result<()> {
+/// Waits until a peer has seen all tombstones that are purged here: before that it may hold what they killed, and takes a copy of this node's
+/// state first (F18). `false`: what it sends on this stream is of the time before.
+async fn may_be_heard(inner: &Inner, link: &Arc<Link>) -> bool {
+    let mut was_behind = false;
+    loop {
+        let (horizon, known) = (inner.store.horizon(), link.known());
+        if known.covers(&horizon) {
+            return !was_behind;
+        }
+        // Until its own request has come, it has said nothing.
+        was_behind |= !known.is_empty();
+        tokio::time::sleep(HEARD_LOOK).await;
+    }
+}
+
+/// Waits until then; without a time for ever.
+async fn at(time: Option<Instant>) {
+    match time {
+        Some(time) => tokio::time::sleep_until(time).await,
+        None => std::future::pending().await,
+    }
+}
+
+/// Applies a part; says whether a node in it has too many records.
+async fn apply(inner: &Inner, mut part: Part, gather: &mut Gather) -> Result<bool> {
     if !part.trim(&inner.store.vector()) {
-        return Ok(());
+        return Ok(false);
     }
     let (origins, whole) = (part.origins(), part.whole);
     let Part { records, advance, .. } = part;
     let wanted = advance.clone();
     let applied = inner.store.run(move |store| store.apply(records, &advance)).await?;
-    inner.metrics.merged_records.inc_by(applied.changed.len() as u64);
-    inner.metrics.refused_records.inc_by(applied.refused as u64);
+    inner.applied(&applied);
     if applied.refused > 0 {
         // In the middle of an exchange nothing tells whose record was refused: then all who wrote the part are suspect.
         let known = inner.store.vector();
         gather.hold(origins, |origin| !whole || known.get(origin) < wanted.get(origin));
     }
+    Ok(applied.over_quota > 0)
+}
+
+/// The same for a peer that says only the hash of what it knows.
+pub(super) async fn serve_brief(inner: &Arc<Inner>, link: &Arc<Link>, mut stream: Stream, theirs: [u8; 32]) -> Result<()> {
+    let ours = inner.store.vector();
+    if ours.hash() == theirs {
+        return serve(inner, link, stream, ours).await;
+    }
+    stream.send.message(&Update::Unlike).await?;
+    stream.send.finish();
     Ok(())
 }
 
 /// Sends a peer what it lacks, now and as it is written, until it ends the stream.
-pub(super) async fn serve(inner: &Inner, link: &Arc<Link>, stream: Stream, theirs: VersionVector) -> Result<()> {
-    link.knows(&theirs);
+pub(super) async fn serve(inner: &Arc<Inner>, link: &Arc<Link>, stream: Stream, theirs: VersionVector) -> Result<()> {
+    inner.hear(link, &theirs).await?;
     let Stream { mut send, receive } = stream;
     let mut changes = inner.store.changes();
     // A task of its own, so that no read is ever cut short and taken up again.
-    let mut listener = AbortOnDrop(tokio::spawn(listen(receive, Arc::clone(link))));
-    let mut sent = theirs;
+    let mut listener = AbortOnDrop(tokio::spawn(listen(receive, Arc::clone(inner), Arc::clone(link))));
+    let (mut sent, mut is_first) = (theirs, true);
+    // ORDER: the horizon before the records: what is purged later is not in them, and was seen by everyone who counts.
+    let horizon = inner.store.horizon();
+    if !sent.covers(&horizon) {
+        if link.version() < SINCE_SNAPSHOT {
+            let what = "records that are older than what was deleted here and forgotten; upgrade it, and it takes a fresh copy".to_owned();
+            return Err(Error::Violation { peer: link.connection.peer(), what });
+        }
+        send.message(&Update::Snapshot(horizon)).await?;
+        sent = VersionVector::default();
+    }
     loop {
         changes.mark_unchanged();
-        // What it has applied from others need not be sent again.
-        sent.merge(&link.known());
-        if !sent.covers(&inner.store.vector()) {
+        if !is_first {
+            // What it has applied from others need not be sent again. At first it gets exactly what it asks for: it may ask its own back.
+            sent.merge(&link.known());
+        }
+        // The first exchange has an end even when nothing is sent: now it has heard this node out.
+        if is_first || !sent.covers(&inner.store.vector()) {
             let from = sent.clone();
             let exchange = inner.store.run(move |store| store.exchange(&from)).await?;
             let vector = exchange.vector().clone();
             send_records(&inner.store, &mut send, exchange).await?;
-            send.message(&Update::Caught(vector.clone())).await?;
+            // Only what is new: everything that is said of a vector is added to what was said.
+            send.message(&Update::Caught(vector.beyond(&sent))).await?;
             sent.merge(&vector);
         }
+        is_first = false;
         tokio::select! {
             changed = changes.changed() => if changed.is_err() { return Ok(()) },
             _ = &mut listener.0 => return Ok(()),
@@ -144,9 +264,11 @@ async fn send_records(store: &Store, send: &mut Sender, mut exchange: Exchange) 
 }
 
 /// Takes note of how far the peer has come, until it ends the stream.
-async fn listen(mut receive: Receiver, link: Arc<Link>) {
+async fn listen(mut receive: Receiver, inner: Arc<Inner>, link: Arc<Link>) {
     while let Ok(Some(Seen(vector))) = receive.message().await {
-        link.knows(&vector);
+        if let Err(error) = inner.hear(&link, &vector).await {
+            tracing::warn!(%error, "what a peer knows was not taken in");
+        }
     }
 }
 

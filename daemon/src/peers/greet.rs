@@ -16,7 +16,7 @@ use tokio::task::JoinSet;
 use super::endpoint::Connection;
 use super::error::{Error, Result};
 use super::links::{Agreed, Link, Links};
-use super::{Inner, Peers, exchange, join, pulse, serve};
+use super::{Inner, Peers, exchange, join, pulse, reconcile, serve};
 
 /// How long a hello may take.
 pub(super) const HELLO: Duration = Duration::from_secs(5);
@@ -121,10 +121,18 @@ pub(super) async fn keep(peers: Peers, connection: Connection, dialler: NodeId, 
     if !inner.members.is_member(&peer) {
         return up.link.connection.close("you are no member of this cluster");
     }
+    if inner.clones.see(peer, agreed.life) {
+        inner.metrics.cloned_nodes.set(inner.clones.count() as i64);
+        tracing::warn!(
+            ?peer,
+            "two processes use this node's key: a clone runs. Stop one of them, remove the key from its data folder, and let it join as a node of its own"
+        );
+    }
     tracing::info!(?peer, "connected");
     let why = tokio::select! {
         why = up.link.connection.closed() => why,
         () = pulse::listen(inner, &up.link) => up.link.connection.closed().await,
+        () = reconcile::watch(inner, &up.link) => "records are not compared any more".to_owned(),
         () = exchange::pull(inner, &up.link) => "records are not read any more".to_owned(),
         () = answer(&peers, &up.link) => up.link.connection.closed().await,
     };
@@ -148,6 +156,7 @@ impl Up<'_> {
 impl Drop for Up<'_> {
     fn drop(&mut self) {
         self.link.connection.close("done");
+        self.inner.acks.note(&self.link, &self.inner.store.origin());
         self.links.remove(&self.link);
         self.count();
         self.inner.redial.notify_one();

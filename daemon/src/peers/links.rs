@@ -9,7 +9,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use larder_protocol::stamp::NodeId;
-use larder_protocol::vector::VersionVector;
+use larder_protocol::vector::{Origin, VersionVector};
 use tokio::sync::{Semaphore, watch};
 
 use super::endpoint::Connection;
@@ -33,6 +33,10 @@ pub(super) struct Link {
     known: Mutex<VersionVector>,
     /// Everything that it knew when it was last asked is known here too, and what it writes comes as it is written.
     heard: AtomicBool,
+    /// The origin of this node of which the peer's records were looked at.
+    checked: Mutex<Option<Origin>>,
+    /// It has said that it knows something else: it is told in full what is known here.
+    whole: AtomicBool,
     /// How often it was slow, broke off or lied when a blob was fetched.
     strikes: AtomicU32,
     /// Whether it was said already that this peer writes and must not.
@@ -67,6 +71,8 @@ impl Link {
             since: Instant::now(),
             known: Mutex::default(),
             heard: AtomicBool::new(false),
+            checked: Mutex::default(),
+            whole: AtomicBool::new(false),
             strikes: AtomicU32::new(0),
             said: AtomicBool::new(false),
             reads: Semaphore::new(READS_MAX),
@@ -95,6 +101,24 @@ impl Link {
     /// Whether something is to be said of this peer that is said once for a connection.
     pub(super) fn say_once(&self) -> bool {
         !self.said.swap(true, Ordering::Relaxed)
+    }
+
+    /// What the peer has of this node's own records was looked at.
+    pub(super) fn set_checked(&self, own: Origin) {
+        *lock(&self.checked) = Some(own);
+    }
+
+    pub(super) fn is_checked(&self, own: &Origin) -> bool {
+        lock(&self.checked).as_ref() == Some(own)
+    }
+
+    /// Whether a hash may do for what is known here.
+    pub(super) fn may_be_brief(&self) -> bool {
+        !self.whole.load(Ordering::Relaxed)
+    }
+
+    pub(super) fn be_whole(&self) {
+        self.whole.store(true, Ordering::Relaxed);
     }
 
     pub(super) fn strike(&self) {

@@ -6,14 +6,14 @@
 //!   requests go both ways over it.
 //! - **Who may do what** (`roles`): what a reader writes counts nowhere.
 //! - **Who is alive** (`standing`, `liveness`, `pulse`): SWIM in datagrams over the connections; each member's condition and since when.
-//! - **Records** (`sync`, `exchange`): each side pulls what it lacks and stays subscribed.
+//! - **Records** (`sync`, `exchange`, `reconcile`): each side pulls what it lacks and stays subscribed. `acks`, `records`: what everyone knows, and what waits.
 //! - **Blobs** (`fetch`, `serve`): who has it, then chunk by chunk, each checked before it goes anywhere.
 //! - **Placement** (`placement`): which members own a digest. **Write concern** (`quorum`, `keep`): making others have an image now.
 //!
 //! Invariants: a stranger gets no further than the handshake, or while a token waits, than showing it; nothing a peer says
 //! becomes a path, a dial target or the size of an allocation; an address comes from a `Member` record or a token.
 //!
-//! Tasks: `peers accept`, `peers dial`, `peers members`, `peers pulse`, `peers placement`, which end when the node stops; and one per connection, which end with it, so
+//! Tasks: `peers accept`, `peers dial`, `peers members`, `peers pulse`, `peers placement`, `peers records`, which end when the node stops; and one per connection, which end with it, so
 //! that requests under way may still use it while the node stops. A panic in any of them ends the node. Locks: the members
 //! and the links, both held for a look only; `admitting` (async) while a token is used. A crash leaves nothing here: all that lasts
 //! is in the store.
@@ -38,6 +38,8 @@ use crate::store::{ClusterId, Commit, Needs, Staging, Store};
 use crate::tasks::Tasks;
 use crate::telemetry::Metrics;
 
+mod acks;
+mod clones;
 mod dial;
 mod endpoint;
 mod error;
@@ -56,6 +58,8 @@ mod members;
 mod placement;
 mod pulse;
 mod quorum;
+mod reconcile;
+mod records;
 mod roles;
 mod serve;
 mod standing;
@@ -72,6 +76,7 @@ pub use placement::Placement;
 pub use roles::RoleChange;
 pub use standing::{Condition, Standing};
 
+use acks::Acks;
 use endpoint::Endpoint;
 use leaving::Leaving;
 use links::Links;
@@ -91,6 +96,8 @@ const REVIEW: Duration = Duration::from_millis(500);
 
 /// Brings a blob onto this disk, from wherever it is. `false`: nobody has it, or there is no room.
 pub type Ensure = Arc<dyn Fn(Digest, Link) -> BoxFuture<'static, bool> + Send + Sync>;
+/// How long a start waits for a peer.
+const SETTLE: Duration = Duration::from_secs(1);
 
 /// Other nodes, as the rooms above see them. Cheap to clone.
 #[derive(Clone, Debug)]
@@ -106,6 +113,13 @@ struct Inner {
     links: Links,
     /// Who is alive.
     standings: Standings,
+    acks: Acks,
+    records: crate::config::Records,
+    /// Up to where an archive knows what was deleted.
+    archived: std::sync::OnceLock<Archived>,
+    clones: clones::Clones,
+    /// When another copy of this data folder was last found.
+    life_begun: std::sync::Mutex<Option<std::time::Instant>>,
     tasks: Tasks,
     metrics: Arc<Metrics>,
     /// What this node says of itself.
@@ -136,6 +150,9 @@ impl fmt::Debug for Inner {
         write!(to, "{:?} and its peers", self.identity.node())
     }
 }
+
+/// Up to where origins are in an archive of this node's; those that are not named need not be. Blocks.
+pub type Archived = Arc<dyn Fn() -> crate::store::Result<Vec<(larder_protocol::vector::Origin, u64)>> + Send + Sync>;
 
 /// One line of `larder peers`.
 #[derive(Clone, Debug, serde::Serialize)]
@@ -217,6 +234,8 @@ impl Peers {
         let (members, life) = opened.await?;
         let members = Arc::new(members);
         let gate = Arc::clone(&members);
+        let acks = store.run(Acks::load).await?;
+        store.limit_records(config.records.per_node_max);
         let endpoint = Endpoint::open(config.peers.listen, &identity, Arc::new(move |node| gate.may_enter(node)))?;
         let (datagrams, heard) = mpsc::channel(DATAGRAMS_MAX);
         let inner = Inner {
@@ -226,6 +245,11 @@ impl Peers {
             members,
             links: Links::default(),
             standings: Standings::default(),
+            acks,
+            records: config.records.clone(),
+            archived: Default::default(),
+            clones: Default::default(),
+            life_begun: Default::default(),
             tasks: tasks.clone(),
             metrics,
             zone: own.zone.clone(),
@@ -249,7 +273,27 @@ impl Peers {
         tasks.core("peers dial", dial::dial(peers.clone()));
         tasks.core("peers members", follow_members(peers.clone()));
         tasks.core("peers pulse", pulse::follow(peers.clone(), heard));
+        tasks.core("peers records", records::keep(peers.clone()));
         Ok(peers)
+    }
+
+    /// Has what was deleted told by an archive, up to where `archived` says, before it is forgotten.
+    pub fn forget_after(&self, archived: Archived) {
+        let _ = self.inner.archived.set(archived);
+    }
+
+    /// Waits a moment until this node has heard one of its peers out, when it has any in reach: what it writes then has its number from
+    /// a data folder that is known to be the only one of its kind. Without a peer nothing tells; then the first one that is met does.
+    pub async fn settle(&self) {
+        let inner = &self.inner;
+        if inner.members.others().iter().all(|(_, member)| member.addresses.is_empty()) {
+            return;
+        }
+        let deadline = tokio::time::Instant::now() + SETTLE;
+        let settled = || inner.links.all().iter().any(|link| link.is_checked(&inner.store.origin()));
+        while !settled() && tokio::time::Instant::now() < deadline {
+            tokio::time::sleep(SETTLE / 100).await;
+        }
     }
 
     /// Fills a staged blob from peers that have it, from where it stands; every chunk is checked before it is appended. When a

@@ -11,9 +11,8 @@ use larder_protocol::refusal::Refusal;
 use super::Inner;
 use super::endpoint::{Sender, Stream};
 use super::error::{Error, Result};
-use super::exchange;
-use super::keep;
 use super::links::Link;
+use super::{exchange, keep, reconcile};
 use crate::store::{self, Content};
 
 /// How long a stream's request may take to come.
@@ -58,15 +57,19 @@ pub(super) async fn answer(inner: &Arc<Inner>, link: &Arc<Link>, mut stream: Str
         Request::Keep(wanted) => return keep::answer(inner, link, stream, wanted).await,
         Request::Vouch(digests) if digests.len() > WHO_HAS_MAX => Answer::Refused(Refusal::TOO_MUCH),
         Request::Vouch(digests) => keep::vouch(inner, digests).await.map_or(Answer::Refused(Refusal::FAILED), Answer::Holders),
-        Request::Hello(_)
-        | Request::Join(_)
-        | Request::Follow(_)
-        | Request::Chunk(_)
-        | Request::Opening(_)
-        | Request::Compare(_)
-        | Request::Places(_)
-        | Request::Reconcile(_)
-        | Request::SyncBrief(_) => Answer::Refused(Refusal::UNKNOWN),
+        Request::Compare(_) => Answer::Compared(inner.store.run(store::Store::summary).await),
+        Request::Places(kind) => Answer::Places(inner.store.run(move |store| store.places(kind)).await),
+        Request::Reconcile(ask) => {
+            let _turn = link.syncs.acquire().await.expect("never closed");
+            return reconcile::serve(inner, link, stream, ask).await;
+        }
+        Request::SyncBrief(theirs) => {
+            let _turn = link.syncs.acquire().await.expect("never closed");
+            return exchange::serve_brief(inner, link, stream, theirs).await;
+        }
+        Request::Hello(_) | Request::Join(_) | Request::Follow(_) | Request::Chunk(_) | Request::Opening(_) => {
+            Answer::Refused(Refusal::UNKNOWN)
+        }
     };
     stream.send.message(&answer).await?;
     stream.send.finish();

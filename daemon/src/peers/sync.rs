@@ -10,6 +10,7 @@
 //! No I/O here; `exchange` moves the messages. A stream that ends early costs nothing: the next one begins with the vector as it is.
 
 use std::collections::BTreeSet;
+use std::time::{Duration, Instant};
 
 use larder_protocol::message::{NumberedRecord, Update};
 use larder_protocol::record::{InvalidRecord, Numbered};
@@ -100,9 +101,57 @@ impl Part {
         !self.records.is_empty() || !known.covers(&self.advance)
     }
 
+    /// The records that bear this node's own origin: they come back, or another copy of its folder wrote them.
+    pub(super) fn returned(&mut self, own: &Origin) -> Vec<Numbered> {
+        let (own, others) = std::mem::take(&mut self.records).into_iter().partition(|numbered| numbered.origin == *own);
+        self.records = others;
+        own
+    }
+
     /// Whose records it has.
     pub(super) fn origins(&self) -> BTreeSet<Origin> {
         self.records.iter().map(|numbered| numbered.origin).collect()
+    }
+}
+
+/// What everyone has seen that counts: a member that was silent for too long does not, as long as more than half of all are there. `None`: so many
+/// are away that nothing can be said. `members`: what each other one knows, and for how long it was silent.
+pub(super) fn seen_by_all<'a>(
+    ours: &VersionVector,
+    members: impl IntoIterator<Item = (&'a VersionVector, Duration)>,
+    lapse_after: Duration,
+) -> Option<VersionVector> {
+    let (mut seen, mut here, mut all) = (ours.clone(), 1, 1);
+    for (vector, silent) in members {
+        all += 1;
+        if silent < lapse_after {
+            here += 1;
+            seen = seen.common(vector);
+        }
+    }
+    // Of two parts that are cut off from each other, at most one forgets.
+    (here == all || here * 2 > all).then_some(seen)
+}
+
+/// How fast records are taken from one peer.
+#[derive(Debug)]
+pub(super) struct Pace {
+    per_second: u64,
+    /// When everything that was taken is paid for.
+    paid: Option<Instant>,
+}
+
+impl Pace {
+    pub(super) fn new(per_second: u64) -> Self {
+        Self { per_second: per_second.max(1), paid: None }
+    }
+
+    /// So many were taken: how long to wait before more are. A second's worth may come at once.
+    pub(super) fn take(&mut self, now: Instant, count: usize) -> Duration {
+        let costs = Duration::from_secs_f64(count as f64 / self.per_second as f64);
+        let paid = self.paid.map_or(now, |paid| paid.max(now)) + costs;
+        self.paid = Some(paid);
+        paid.saturating_duration_since(now).saturating_sub(Duration::from_secs(1))
     }
 }
 

@@ -17,6 +17,7 @@
 //! | job | `trash/`, digest key | [`super::removal::TrashRow`] |
 //! | lease | digest key | when it was last pulled |
 //! | listed | kind, repository, NUL, tag or digest key | see `listed` |
+//! | sync | a letter, and what it says | see `conflicts` |
 //!
 //! Manifests rest in their record's row; so their bytes are there as soon as the record is.
 
@@ -68,10 +69,11 @@ pub(super) enum Table {
     Job,
     Record,
     Listed,
+    Sync,
 }
 
 impl Table {
-    const ALL: [(Table, &'static str); 16] = [
+    const ALL: [(Table, &'static str); 17] = [
         (Table::Meta, "meta"),
         (Table::Blob, "blob"),
         (Table::Small, "small"),
@@ -88,6 +90,7 @@ impl Table {
         (Table::Job, "job"),
         (Table::Record, "record"),
         (Table::Listed, "listed"),
+        (Table::Sync, "sync"),
     ];
 
     fn name(self) -> &'static str {

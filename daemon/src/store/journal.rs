@@ -8,36 +8,52 @@
 //! this node only when it is durable, so that a power cut can't make it use a number twice.
 
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use larder_protocol::record::{Key, Numbered, RawRecord, Record, Value};
-use larder_protocol::stamp::{Clock, HybridTime, NodeId, Stamp};
+use larder_protocol::stamp::{Clock, FarFuture, HybridTime, NodeId, Stamp};
 use larder_protocol::vector::{Origin, VersionVector};
 use tokio::sync::watch;
 
 use super::error::{Error, Result};
+use super::forks::Forks;
 use super::index::{Batch, Index, RecordRow, Table, decode};
-use super::listed;
-use super::{Applied, Commit, edges, garbage, tags};
+use super::quarantine::{self, Waiting};
+use super::quota::{Counted, Counts, Quota};
+use super::sums::{META_SUMMED, Moved, Sums};
+use super::syncer::Syncer;
+use super::{Commit, Conflict, edges, listed};
 
 pub(super) const META_CLOCK: &[u8] = b"clock";
 const META_VECTOR: &[u8] = b"vector";
-const META_INCARNATION: &[u8] = b"incarnation";
+pub(super) const META_INCARNATION: &[u8] = b"incarnation";
+/// Up to where tombstones were purged; see `horizon`.
+pub(super) const META_HORIZON: &[u8] = b"horizon";
 /// In front of the names of other rooms' settings.
 pub(super) const SETTING: &str = "setting/";
 
 /// Numbers, stamps and merges records.
 #[derive(Debug)]
 pub(super) struct Journal {
-    origin: Origin,
+    /// This node's origin; changes only while the writer is held.
+    life: watch::Sender<Origin>,
     max_clock_drift: Duration,
     writer: Mutex<Writer>,
     syncer: Option<Syncer>,
-    durable: Mutex<VersionVector>,
+    durable: Mutex<Durable>,
     /// This node may write nothing but what it says of itself.
     reader: AtomicBool,
     changes: watch::Sender<u64>,
+    quota: Quota,
+}
+
+/// What is on the disk.
+#[derive(Debug)]
+struct Durable {
+    vector: VersionVector,
+    /// Whose vector it is: what was written in an earlier life and is synced in a later one is in the later one's vector.
+    life: Origin,
 }
 
 /// What only one writing at a time may move on.
@@ -45,6 +61,24 @@ pub(super) struct Journal {
 struct Writer {
     clock: Clock,
     vector: VersionVector,
+    waiting: Waiting,
+    forks: Forks,
+    sums: Sums,
+    counts: Counts,
+    horizon: VersionVector,
+}
+
+/// What a writing moves on in the writer, once its batch is written.
+#[derive(Debug, Default)]
+pub(super) struct Moves {
+    /// Records that are put aside, and those that are no more.
+    pub waiting: Vec<(RecordRow, bool)>,
+    /// Numbers under which two records were found.
+    pub forked: Vec<(Origin, u64)>,
+    sums: Moved,
+    counted: Counted,
+    life: Option<Origin>,
+    pub horizon: Option<VersionVector>,
 }
 
 /// A writing under way: what it has read stands still until it is done.
@@ -53,7 +87,11 @@ pub(super) struct Writing<'a> {
     pub(super) index: &'a Index,
     writer: MutexGuard<'a, Writer>,
     pub(super) batch: Batch,
+    /// What is known when it is written. Nothing in the writer says so before: if the batch fails, it is not known.
+    pub(super) vector: VersionVector,
+    pub(super) moves: Moves,
     numbered: Vec<Numbered>,
+    pub(super) conflicts: Vec<Conflict>,
 }
 
 impl Journal {
@@ -71,20 +109,39 @@ impl Journal {
             }
         };
         let vector: VersionVector = index.row(Table::Meta, META_VECTOR)?.unwrap_or_default();
-        let clock = Clock::new(index.row(Table::Meta, META_CLOCK)?.unwrap_or_default());
+        let life = Origin { node, incarnation };
+        let writer = Writer {
+            clock: Clock::new(index.row(Table::Meta, META_CLOCK)?.unwrap_or_default()),
+            vector: vector.clone(),
+            waiting: Waiting::open(index)?,
+            forks: Forks::open(index)?,
+            // ORDER: the sums are counted anew when they must be, and with them the counts.
+            sums: Sums::open(index)?,
+            counts: Counts::read(index)?,
+            horizon: index.row(Table::Meta, META_HORIZON)?.unwrap_or_default(),
+        };
         Ok(Self {
-            origin: Origin { node, incarnation },
+            life: watch::Sender::new(life),
             max_clock_drift,
-            durable: Mutex::new(vector.clone()),
-            writer: Mutex::new(Writer { clock, vector }),
+            durable: Mutex::new(Durable { vector, life }),
+            writer: Mutex::new(writer),
             reader: AtomicBool::new(false),
             syncer: (!relaxed).then(Syncer::default),
             changes: watch::Sender::new(0),
+            quota: Quota::default(),
         })
     }
 
     pub(super) fn origin(&self) -> Origin {
-        self.origin
+        *self.life.borrow()
+    }
+
+    pub(super) fn quota(&self) -> &Quota {
+        &self.quota
+    }
+
+    pub(super) fn lives(&self) -> watch::Receiver<Origin> {
+        self.life.subscribe()
     }
 
     pub(super) fn set_reader(&self, is_reader: bool) {
@@ -101,12 +158,15 @@ impl Journal {
 
     /// What is known of each origin, as far as it is durable.
     pub(super) fn vector(&self) -> VersionVector {
-        lock(&self.durable).clone()
+        lock(&self.durable).vector.clone()
     }
 
     /// Begins a writing: no other goes on until it is done.
     pub(super) fn write<'a>(&'a self, index: &'a Index) -> Writing<'a> {
-        Writing { journal: self, index, writer: lock(&self.writer), batch: Batch::default(), numbered: Vec::new() }
+        let writer = lock(&self.writer);
+        let vector = writer.vector.clone();
+        let (batch, moves) = (Batch::default(), Moves::default());
+        Writing { journal: self, index, writer, batch, vector, moves, numbered: Vec::new(), conflicts: Vec::new() }
     }
 
     /// Writes records of this node, and settings.
@@ -121,46 +181,9 @@ impl Journal {
         writing.commit()
     }
 
-    /// Merges records from elsewhere; see `Store::apply`.
-    pub(super) fn merge(&self, index: &Index, records: Vec<Numbered>, advance: &VersionVector) -> Result<Applied> {
-        let mut writing = self.write(index);
-        let (mut applied, mut refused) = (Applied::default(), Vec::new());
-        let max_ms = u64::try_from(self.max_clock_drift.as_millis()).unwrap_or(u64::MAX);
-        for numbered in records {
-            let observed = writing.writer.clock.observe(numbered.record.stamp.time, now_ms(), max_ms);
-            if let Err(why) = observed.map_err(|far| far.to_string()).and_then(|()| acceptable(&numbered.record)) {
-                tracing::warn!(origin = ?numbered.origin, sequence = numbered.sequence, key = ?numbered.record.key, why, "a record was refused");
-                applied.refused += 1;
-                refused.push(numbered.origin);
-                continue;
-            }
-            let key = numbered.record.key.clone();
-            // A reader leaves that to the writers.
-            if !self.is_reader()
-                && let Some(link) = writing.needed(&numbered.record)?
-            {
-                // What is written now beats the tombstone, which so need not stand here at all.
-                tracing::debug!(?key, "a link was collected elsewhere that a manifest needs; it is written anew");
-                writing.record(key, Some(link))?;
-                continue;
-            }
-            if writing.stand(numbered)? {
-                applied.changed.push(key);
-            }
-        }
-        for (origin, sequence) in advance.iter() {
-            // What this node wrote itself is numbered by this node alone.
-            if origin != self.origin && !refused.contains(&origin) {
-                writing.writer.vector.advance(origin, sequence);
-            }
-        }
-        writing.commit()?;
-        Ok(applied)
-    }
-
     /// Reads at most `limit` places of an origin behind `after`; of this node's own only what is durable.
     pub(super) fn page(&self, index: &Index, origin: &Origin, after: u64, limit: usize) -> Result<Page> {
-        let until = if *origin == self.origin { self.vector().get(origin) } else { u64::MAX };
+        let until = if *origin == self.origin() { self.vector().get(origin) } else { u64::MAX };
         let prefix = origin_key(origin);
         let from = journal_key(origin, after.saturating_add(1));
         let mut page = Page::default();
@@ -173,8 +196,13 @@ impl Journal {
             page.read = Some(sequence);
             let (kind, key): (u16, Vec<u8>) = decode(Table::Journal, &key)?;
             let standing = index.row::<RecordRow>(table_of(kind), &row_key(kind, &key))?;
+            let standing = standing.filter(|row| row.origin == *origin && row.sequence == sequence);
+            let row = match standing {
+                Some(row) => Some(row),
+                None => quarantine::read(index, origin, sequence)?,
+            };
             // Superseded between the two reads: it stands elsewhere in the journal now, and is read there.
-            if let Some(row) = standing.filter(|row| row.origin == *origin && row.sequence == sequence) {
+            if let Some(row) = row {
                 page.records.push(Numbered { origin: row.origin, sequence, record: parse(&row.record)? });
             }
         }
@@ -204,7 +232,7 @@ impl Writing<'_> {
 
     /// Writes a record of this node. It must be the only one of its key in this writing.
     pub(super) fn record(&mut self, key: Key, value: Option<Value>) -> Result<()> {
-        if self.journal.is_reader() && key != Key::Member(self.journal.origin.node) {
+        if self.journal.is_reader() && key != Key::Member(self.journal.origin().node) {
             return Err(Error::Reader);
         }
         let time = self.writer.clock.tick(now_ms());
@@ -213,24 +241,16 @@ impl Writing<'_> {
 
     /// Writes a record of this node with a time of the past, which must be later than that of what stands.
     pub(super) fn record_at(&mut self, key: Key, value: Option<Value>, time: HybridTime) -> Result<()> {
-        let origin = self.journal.origin;
-        let sequence = self.writer.vector.get(&origin) + 1;
+        let origin = self.origin();
+        let sequence = self.vector.get(&origin) + 1;
+        self.vector.advance(origin, sequence);
+        // Given out, whatever becomes of the batch.
         self.writer.vector.advance(origin, sequence);
         let numbered = Numbered { origin, sequence, record: Record { key, value, stamp: Stamp { time, node: origin.node } } };
         let stands = self.stand(numbered.clone())?;
         assert!(stands, "a stamp of now beats what stood before, since the clock never runs back; and others are chosen to");
         self.numbered.push(numbered);
         Ok(())
-    }
-
-    /// The link that a tombstone from elsewhere would take away as garbage, when a manifest needs it: it was pushed where the garbage
-    /// was collected after that was decided.
-    fn needed(&self, tombstone: &Record) -> Result<Option<Value>> {
-        let (Key::Link(repository, digest), None) = (&tombstone.key, &tombstone.value) else { return Ok(None) };
-        let Some(standing) = self.standing(&tombstone.key)?.filter(|standing| garbage::retires(tombstone, standing)) else {
-            return Ok(None);
-        };
-        Ok(if garbage::is_needed(self.index, repository, digest)? { standing.value } else { None })
     }
 
     /// Writes or removes a setting of another room.
@@ -243,26 +263,32 @@ impl Writing<'_> {
     }
 
     /// Lets a record stand if it beats what stands, with all rows that follow from it; says whether it does.
-    fn stand(&mut self, numbered: Numbered) -> Result<bool> {
+    pub(super) fn stand(&mut self, numbered: Numbered) -> Result<bool> {
         let (index, raw) = (self.index, numbered.record.to_raw());
         let (table, key) = (table_of(raw.kind), row_key(raw.kind, &raw.key));
         let before: Option<RecordRow> = index.row(table, &key)?;
         if let Some(before) = &before {
             if !raw.beats(&before.record) {
+                let standing = parse(&before.record)?;
+                self.came_late(&numbered.record, &standing)?;
                 return Ok(false);
             }
             index.delete(&mut self.batch, Table::Journal, &journal_key(&before.origin, before.sequence));
         }
+        let row = RecordRow { origin: numbered.origin, sequence: numbered.sequence, record: raw };
+        self.moved(before.as_ref(), Some(&row));
         let before = before.map(|row| parse(&row.record)).transpose()?;
+        self.replaced(&numbered.record, before.as_ref())?;
+        self.take_back(&row.record, &row.origin)?;
         self.follow(&numbered.record, before.as_ref());
-        let place = journal_key(&numbered.origin, numbered.sequence);
-        index.put_row(&mut self.batch, Table::Journal, &place, &(raw.kind, &raw.key));
-        index.put_row(&mut self.batch, table, &key, &RecordRow { origin: numbered.origin, sequence: numbered.sequence, record: raw });
+        let place = journal_key(&row.origin, row.sequence);
+        index.put_row(&mut self.batch, Table::Journal, &place, &(row.record.kind, &row.record.key));
+        index.put_row(&mut self.batch, table, &key, &row);
         Ok(true)
     }
 
-    /// The rows that follow from a record: edges, listings, locations, history.
-    fn follow(&mut self, record: &Record, before: Option<&Record>) {
+    /// The rows that follow from a record: edges, listings, locations.
+    pub(super) fn follow(&mut self, record: &Record, before: Option<&Record>) {
         let (index, batch) = (self.index, &mut self.batch);
         for (key, _) in before.map(edges::of_record).unwrap_or_default() {
             index.delete(batch, Table::Edge, &key);
@@ -276,96 +302,123 @@ impl Writing<'_> {
         if let Some((key, row)) = listed::of_record(record) {
             index.put(batch, Table::Listed, &key, &row);
         }
-        match (&record.key, before.and_then(|before| before.value.as_ref()), &record.value) {
-            // A tag that names what it named before has no other version.
-            (Key::Tag(_, _), Some(Value::Tag(old)), Some(Value::Tag(new))) if old.digest == new.digest => {}
-            (Key::Tag(repository, tag), Some(Value::Tag(_)), _) => {
-                let before = before.expect("its value was there");
-                let newest_first = !before.stamp.time.0;
-                let prefix = tags::history_prefix(repository, tag);
-                let key = [&prefix[..], &newest_first.to_be_bytes(), &before.stamp.node.0].concat();
-                index.put_row(batch, Table::History, &key, &before.to_raw());
-            }
-            (Key::Archived(pack), old, new) => {
-                for (value, put) in [(old, false), (new.as_ref(), true)] {
-                    let Some(Value::Archived(archived)) = value else { continue };
-                    for located in &archived.contents {
-                        let key = [&located.digest.to_key()[..], &pack.to_bytes()].concat();
-                        if put {
-                            index.put_row(batch, Table::Location, &key, &(located.offset, located.length));
-                        } else {
-                            index.delete(batch, Table::Location, &key);
-                        }
-                    }
+        let Key::Archived(pack) = &record.key else { return };
+        for (value, put) in [(before.and_then(|before| before.value.as_ref()), false), (record.value.as_ref(), true)] {
+            let Some(Value::Archived(archived)) = value else { continue };
+            for located in &archived.contents {
+                let key = [&located.digest.to_key()[..], &pack.to_bytes()].concat();
+                if put {
+                    index.put_row(batch, Table::Location, &key, &(located.offset, located.length));
+                } else {
+                    index.delete(batch, Table::Location, &key);
                 }
             }
-            _ => {}
         }
+    }
+
+    /// Takes note of another node's stamp.
+    pub(super) fn observe(&mut self, time: HybridTime, now_ms: u64) {
+        // Beyond what is believed it moves nothing.
+        let _: std::result::Result<(), FarFuture> = self.believes(time, now_ms);
+    }
+
+    /// Whether a stamp may be believed; then the clock has taken note of it.
+    pub(super) fn believes(&mut self, time: HybridTime, now_ms: u64) -> std::result::Result<(), FarFuture> {
+        self.writer.clock.observe(time, now_ms, quarantine::as_ms(self.journal.max_clock_drift))
+    }
+
+    /// This node's origin, for as long as this goes on.
+    pub(super) fn origin(&self) -> Origin {
+        self.journal.origin()
+    }
+
+    pub(super) fn is_reader(&self) -> bool {
+        self.journal.is_reader()
+    }
+
+    pub(super) fn waiting(&self) -> &Waiting {
+        &self.writer.waiting
+    }
+
+    pub(super) fn forks(&self) -> &Forks {
+        &self.writer.forks
+    }
+
+    pub(super) fn sums(&self) -> &Sums {
+        &self.writer.sums
+    }
+
+    /// A row takes the place of another, or of none: what adds up over all rows follows.
+    pub(super) fn moved(&mut self, before: Option<&RecordRow>, after: Option<&RecordRow>) {
+        self.moves.sums.replace(before.map(|row| &row.record), after.map(|row| &row.record));
+        self.moves.counted.replace(before, after);
+        self.died(before, after);
+    }
+
+    /// Whether a node has so many records that a new one is too much.
+    pub(super) fn is_over_quota(&self, node: &NodeId) -> bool {
+        self.journal.quota.is_over(node, &self.writer.counts, &self.moves.counted)
+    }
+
+    /// Up to where tombstones were purged.
+    pub(super) fn horizon(&self) -> &VersionVector {
+        &self.writer.horizon
+    }
+
+    /// This writing begins another life of the node.
+    pub(super) fn begin(&mut self, life: Origin) {
+        self.moves.life = Some(life);
     }
 
     /// Hands the batch to the index, lets other writings go on, and waits until it is on the disk.
     pub(super) fn commit(mut self) -> Result<Vec<Numbered>> {
-        for name in [META_CLOCK, edges::META_EDGES] {
+        for name in [META_CLOCK, edges::META_EDGES, META_SUMMED] {
             self.index.put_row(&mut self.batch, Table::Meta, name, &self.writer.clock.floor());
         }
-        self.index.put_row(&mut self.batch, Table::Meta, META_VECTOR, &self.writer.vector);
-        let Self { journal, index, writer, batch, numbered } = self;
-        let vector = writer.vector.clone();
+        self.index.put_row(&mut self.batch, Table::Meta, META_VECTOR, &self.vector);
+        self.writer.sums.put(self.index, &mut self.batch, &self.moves.sums);
+        self.writer.counts.put(self.index, &mut self.batch, &self.moves.counted);
+        let Self { journal, index, mut writer, batch, vector, moves, numbered, .. } = self;
         // CRASH: what fails here was not written at all; its numbers stay a gap, which no record fills.
         index.write(batch)?;
+        writer.follow(moves, &journal.life);
+        writer.vector = vector.clone();
+        let life = journal.origin();
         let ticket = journal.syncer.as_ref().map(Syncer::written);
         drop(writer);
         if let (Some(syncer), Some(ticket)) = (&journal.syncer, ticket) {
             syncer.wait(ticket, || index.sync())?;
         }
-        lock(&journal.durable).merge(&vector);
+        let mut durable = lock(&journal.durable);
+        match durable.life.cmp(&life) {
+            std::cmp::Ordering::Equal => durable.vector.merge(&vector),
+            // The first that is synced in a new life, in which less may be known of the old one.
+            std::cmp::Ordering::Less => *durable = Durable { vector, life },
+            std::cmp::Ordering::Greater => {}
+        }
+        drop(durable);
         journal.changes.send_modify(|number| *number += 1);
         Ok(numbered)
     }
 }
 
-/// Lets many writings wait for one sync: whoever comes first syncs for all that have written by then.
-#[derive(Debug, Default)]
-struct Syncer {
-    state: Mutex<SyncState>,
-    done: Condvar,
-}
-
-#[derive(Debug, Default)]
-struct SyncState {
-    written: u64,
-    synced: u64,
-    running: bool,
-}
-
-impl Syncer {
-    /// Takes note of a writing; called in the order of writings.
-    fn written(&self) -> u64 {
-        let mut state = lock(&self.state);
-        state.written += 1;
-        state.written
-    }
-
-    fn wait(&self, ticket: u64, sync: impl Fn() -> Result<()>) -> Result<()> {
-        let mut state = lock(&self.state);
-        while state.synced < ticket {
-            if state.running {
-                state = self.done.wait(state).unwrap_or_else(PoisonError::into_inner);
-                continue;
-            }
-            state.running = true;
-            let covers = state.written;
-            drop(state);
-            let synced = sync();
-            state = lock(&self.state);
-            state.running = false;
-            if synced.is_ok() {
-                state.synced = covers;
-            }
-            self.done.notify_all();
-            synced?;
+impl Writer {
+    /// Moves on with what was written.
+    fn follow(&mut self, moves: Moves, life: &watch::Sender<Origin>) {
+        for (row, waits) in &moves.waiting {
+            if *waits { self.waiting.add(row) } else { self.waiting.remove(row) }
         }
-        Ok(())
+        for (origin, sequence) in moves.forked {
+            self.forks.note(origin, sequence);
+        }
+        self.sums.follow(moves.sums);
+        self.counts.follow(moves.counted);
+        if let Some(horizon) = moves.horizon {
+            self.horizon = horizon;
+        }
+        if let Some(new) = moves.life {
+            life.send_replace(new);
+        }
     }
 }
 
@@ -378,6 +431,16 @@ pub(super) fn read(index: &Index, key: &Key) -> Result<Option<Record>> {
 /// Understands a record of ours.
 pub(super) fn parse(raw: &RawRecord) -> Result<Record> {
     raw.parse().map_err(|error| Error::Damaged { what: "a record in the index".to_owned(), detail: error.to_string() })
+}
+
+/// The record that is known under a number: standing, or kept aside.
+pub(super) fn at_number(index: &Index, origin: &Origin, sequence: u64) -> Result<Option<RecordRow>> {
+    let Some((kind, key)) = index.row::<(u16, Vec<u8>)>(Table::Journal, &journal_key(origin, sequence))? else { return Ok(None) };
+    let standing = index.row::<RecordRow>(table_of(kind), &row_key(kind, &key))?;
+    match standing.filter(|row| row.origin == *origin && row.sequence == sequence) {
+        Some(row) => Ok(Some(row)),
+        None => quarantine::read(index, origin, sequence),
+    }
 }
 
 /// The table in which records of a kind stand.
@@ -399,26 +462,15 @@ pub(super) fn row_key(kind: u16, key: &[u8]) -> Vec<u8> {
     }
 }
 
-/// What a peer may say: its bytes must be what its key names.
-fn acceptable(record: &Record) -> std::result::Result<(), String> {
-    match (&record.key, &record.value) {
-        (Key::Manifest(_, digest), Some(Value::Manifest(manifest))) => {
-            let actual = larder_protocol::digest::Digest::of(digest.algorithm(), &manifest.bytes);
-            if actual == *digest { Ok(()) } else { Err(format!("its manifest has digest {actual}")) }
-        }
-        _ => Ok(()),
-    }
-}
-
-fn origin_key(origin: &Origin) -> Vec<u8> {
+pub(super) fn origin_key(origin: &Origin) -> Vec<u8> {
     [&origin.node.0[..], &origin.incarnation.to_be_bytes()].concat()
 }
 
-fn journal_key(origin: &Origin, sequence: u64) -> Vec<u8> {
+pub(super) fn journal_key(origin: &Origin, sequence: u64) -> Vec<u8> {
     [&origin_key(origin)[..], &sequence.to_be_bytes()].concat()
 }
 
-fn sequence_of(place: &[u8]) -> Result<u64> {
+pub(super) fn sequence_of(place: &[u8]) -> Result<u64> {
     let damaged = || Error::Damaged { what: "a key of the journal".to_owned(), detail: format!("it has {} bytes", place.len()) };
     place.last_chunk().map(|bytes| u64::from_be_bytes(*bytes)).ok_or_else(damaged)
 }

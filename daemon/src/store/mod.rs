@@ -31,38 +31,55 @@ use tokio::sync::watch;
 use crate::config::Durability;
 use crate::glob::Pattern;
 
+mod acknowledged;
 mod blobs;
+mod compare;
 mod condition;
+mod conflicts;
 mod edges;
 mod error;
+mod forks;
 mod garbage;
 mod hashing;
+mod horizon;
+mod incarnation;
 mod index;
 mod journal;
 mod layout;
 mod listed;
 mod manifests;
+mod merge;
 mod needs;
 mod pulls;
+mod quarantine;
+mod quota;
 mod reading;
 mod referrers;
 mod removal;
 mod space;
 mod staged;
 mod staging;
+mod sums;
+mod syncer;
 mod tags;
 #[cfg(test)]
 mod tests;
 mod uploads;
 mod verify;
 
+pub use acknowledged::Acknowledged;
+pub use compare::Mark;
 pub use condition::{Condition, Meant};
+pub use conflicts::Conflict;
 pub use error::{Error, InvalidManifest, Result};
+pub use forks::Fork;
 pub use garbage::{IdleLink, IdleManifest};
+pub use horizon::{Taken, Told};
 pub use layout::DataFolder;
 pub use manifests::{ManifestPush, ManifestView, Stored, StoredManifest};
 pub use needs::Needs;
 pub use pulls::Cold;
+pub use quarantine::Quarantined;
 pub use reading::{BlobFile, Content};
 pub use referrers::{Referrer, ReferrersPage, ReferrersQuery};
 pub use removal::{Lost, Trashed};
@@ -147,8 +164,16 @@ pub struct Commit {
 pub struct Applied {
     /// Keys whose record changed here.
     pub changed: Vec<Key>,
-    /// Records refused: their stamp lies in the future, or they are not what they say.
+    /// Records refused: they are not what they say, or lie in the future when too many others do.
     pub refused: usize,
+    /// Records put aside, because their stamp lies in the future.
+    pub quarantined: usize,
+    /// Records refused because their node has too many.
+    pub over_quota: usize,
+    /// Records whose number had another record.
+    pub forked: usize,
+    /// Tags that were pushed twice; told once.
+    pub conflicts: Vec<Conflict>,
 }
 
 /// The records that another vector lacks, by origin and sequence.

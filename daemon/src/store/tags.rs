@@ -10,8 +10,7 @@ use larder_protocol::stamp::Stamp;
 use super::error::{Error, Result};
 use super::index::{Batch, Table, decode};
 use super::journal::{self, Writing};
-use super::listed;
-use super::{Inner, Store};
+use super::{Inner, Store, conflicts, listed};
 
 /// Versions of a tag that are kept besides the one it names.
 const HISTORY_MAX: usize = 100;
@@ -40,6 +39,8 @@ pub struct TagVersion {
     pub until: Option<Stamp>,
     /// It is what the tag names now.
     pub current: bool,
+    /// The push that it lost to, of which its own node did not know, nor the other way round.
+    pub lost_to: Option<Stamp>,
 }
 
 impl Store {
@@ -72,22 +73,23 @@ impl Store {
     /// The versions of a tag, the newest first, at most `limit`: what it names now, if anything, and what it named before.
     pub fn tag_history(&self, repository: &RepositoryName, tag: &Tag, limit: usize) -> Result<Vec<TagVersion>> {
         let mut versions: Vec<TagVersion> = Vec::new();
-        let mut add = |record: Record, current| {
+        let mut add = |record: Record, current, lost_to| {
             let until = record.value.is_none().then_some(record.stamp).or(versions.last().map(|version| version.stamp));
             if let Some(info) = info(record) {
-                versions.push(TagVersion { digest: info.digest, stamp: info.stamp, until, current });
+                versions.push(TagVersion { digest: info.digest, stamp: info.stamp, until, current, lost_to });
             }
             versions.len() < limit
         };
         let standing = journal::read(&self.inner.index, &Key::Tag(repository.clone(), tag.clone()))?;
         let deleted = standing.as_ref().filter(|record| record.value.is_none()).map(|record| record.stamp);
-        let mut more = standing.is_none_or(|record| add(record, true));
+        let mut more = standing.is_none_or(|record| add(record, true, None));
         for row in self.inner.index.scan(Table::History, &history_prefix(repository, tag), b"") {
             if !more {
                 break;
             }
-            let row: RawRecord = decode(Table::History, &row?.1)?;
-            more = add(journal::parse(&row)?, false);
+            let (key, row) = row?;
+            let row: RawRecord = decode(Table::History, &row)?;
+            more = add(journal::parse(&row)?, false, conflicts::winner(&self.inner.index, &key)?);
         }
         if let (Some(deleted), Some(newest)) = (deleted, versions.first_mut()) {
             newest.until = Some(deleted);
@@ -132,6 +134,7 @@ impl Store {
             count += 1;
             if count > HISTORY_MAX {
                 self.inner.index.delete(&mut batch, Table::History, &key);
+                conflicts::forget(&self.inner.index, &mut batch, &key);
                 trimmed += 1;
                 if trimmed % limit == 0 {
                     self.inner.index.write(std::mem::take(&mut batch))?;
@@ -163,7 +166,8 @@ impl Store {
 /// Lets a tag name a manifest; also when it does so already, because a push is later than what is not known here yet.
 pub(super) fn point(writing: &mut Writing<'_>, repository: &RepositoryName, tag: Tag, digest: Digest) -> Result<()> {
     let key = Key::Tag(repository.clone(), tag);
-    let replaced = writing.standing(&key)?.filter(|record| record.value.is_some()).map(|record| record.stamp);
+    // Also a tombstone is replaced: else a push after it would seem to know nothing of what was there before.
+    let replaced = writing.standing(&key)?.map(|record| record.stamp);
     writing.record(key, Some(Value::Tag(TagTarget { digest, replaced })))
 }
 

@@ -398,24 +398,64 @@ fn f17_later_push_survives_an_earlier_delete() {
 }
 
 #[test]
-fn s31_a_record_of_the_future_is_refused_and_asked_for_again() {
+fn s31_a_record_of_the_future_waits_for_its_time_and_what_is_later_by_then_stands() {
     let place = Place::new(1);
     let store = place.open();
     let origin = Origin { node: NodeId([2; 32]), incarnation: 7 };
-    let numbered = |sequence, ms| Numbered {
+    let numbered = |sequence, name: &str, ms| Numbered {
         origin,
         sequence,
+        record: Record {
+            key: Key::Tag(repository("a"), tag(name)),
+            value: Some(Value::Tag(TagTarget { digest: Digest::sha256(b""), replaced: None })),
+            stamp: Stamp { time: HybridTime::from_ms(ms), node: origin.node },
+        },
+    };
+    let (now, year) = (journal::now_ms(), 365 * 86_400_000);
+    let advance: VersionVector = [(origin, 5)].into_iter().collect();
+    let records = vec![numbered(3, "t", now + year), numbered(4, "u", 1000), numbered(5, "v", u64::MAX >> 16)];
+    let applied = store.apply(records.clone(), &advance).expect("apply");
+    assert_eq!((applied.changed.len(), applied.quarantined, store.vector().get(&origin)), (1, 2, 5));
+    // Once more, and it is the same.
+    let applied = store.apply(records, &advance).expect("apply");
+    assert_eq!((applied.changed.len(), applied.quarantined, applied.forked, store.quarantined_count()), (0, 0, 0, 2));
+    assert!(store.tag(&repository("a"), &tag("t")).expect("tag").is_none());
+    // Others get all three.
+    assert_eq!(store.tail(&origin, 0, 9).expect("tail").iter().map(|numbered| numbered.sequence).collect::<Vec<_>>(), [3, 4, 5]);
+    store.close();
+    drop(store);
+    let store = place.open();
+    assert_eq!(store.release_at(now + year - 301_000).expect("release").0, 0);
+    assert_eq!(store.release_at(now + year - 299_000).expect("release").0, 1);
+    assert_eq!(store.tag(&repository("a"), &tag("t")).expect("tag").expect("there").stamp.node, origin.node);
+    assert_eq!(store.quarantined(9).expect("list").iter().map(|it| it.sequence).collect::<Vec<_>>(), [5]);
+    assert_eq!(store.tail(&origin, 0, 9).expect("tail").len(), 3);
+    assert!(store.sums_are_right().expect("counted"));
+}
+
+#[test]
+fn f13_what_a_node_takes_back_in_a_later_life_does_not_come_to_its_time() {
+    let place = Place::new(1);
+    let store = place.open();
+    let origin = |incarnation| Origin { node: NodeId([2; 32]), incarnation };
+    let numbered = |origin: Origin, ms| Numbered {
+        origin,
+        sequence: 1,
         record: Record {
             key: Key::Tag(repository("a"), tag("t")),
             value: Some(Value::Tag(TagTarget { digest: Digest::sha256(b""), replaced: None })),
             stamp: Stamp { time: HybridTime::from_ms(ms), node: origin.node },
         },
     };
-    let advance: VersionVector = [(origin, 5)].into_iter().collect();
-    let applied = store.apply(vec![numbered(5, u64::MAX >> 16)], &advance).expect("apply");
-    assert_eq!((applied.refused, store.vector().get(&origin)), (1, 0));
-    let applied = store.apply(vec![numbered(5, 1000)], &advance).expect("apply");
-    assert_eq!((applied.changed.len(), store.vector().get(&origin)), (1, 5));
+    let (now, year) = (journal::now_ms(), 365 * 86_400_000);
+    let far = numbered(origin(1), now + year);
+    assert_eq!(store.apply(vec![far.clone()], &VersionVector::default()).expect("apply").quarantined, 1);
+    assert_eq!(store.apply(vec![numbered(origin(2), now)], &VersionVector::default()).expect("apply").changed.len(), 1);
+    assert_eq!(store.quarantined_count(), 0);
+    // Nor when it comes behind.
+    let applied = store.apply(vec![far], &VersionVector::default()).expect("apply");
+    assert_eq!((applied.quarantined, store.quarantined_count()), (0, 0));
+    assert_eq!(store.release_at(now + 2 * year).expect("release").0, 0);
 }
 
 #[test]

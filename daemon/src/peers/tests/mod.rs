@@ -15,11 +15,15 @@ use crate::store::{DataFolder, ManifestPush, Options};
 
 mod addresses;
 mod admission;
+mod away;
 mod blobs;
+mod future;
 mod hostile;
 mod keep;
+mod lives;
 mod records;
 mod roles;
+mod states;
 mod versions;
 
 /// Longer than anything here may take.
@@ -48,12 +52,17 @@ struct Place {
 
 impl Site {
     async fn start(name: &str, zone: &str) -> Self {
+        Self::start_with(name, zone, |_| ()).await
+    }
+
+    async fn start_with(name: &str, zone: &str, change: impl FnOnce(&mut Config)) -> Self {
         let folder = tempfile::tempdir().expect("temporary folder");
         let mut config = Config { data_dir: folder.path().join("data"), ..Config::default() };
         config.peers.listen = UdpSocket::bind("127.0.0.1:0").and_then(|socket| socket.local_addr()).expect("a free port");
         config.peers.advertise = vec![config.peers.listen.to_string()];
         config.node.name = name.to_owned();
         config.node.zone = zone.to_owned();
+        change(&mut config);
         Place { config, _folder: folder }.start().await
     }
 
@@ -150,7 +159,14 @@ impl Place {
         let identity = Arc::new(self.identity());
         let store = Store::open(folder.expect("folder"), options(identity.node())).expect("store");
         let (tasks, metrics) = (Tasks::default(), Arc::new(Metrics::default()));
-        let peers = Peers::start(&config, None, identity, store.clone(), &tasks, Arc::clone(&metrics)).await.expect("peers");
+        let peers = loop {
+            match Peers::start(&config, None, Arc::clone(&identity), store.clone(), &tasks, Arc::clone(&metrics)).await {
+                Ok(peers) => break peers,
+                // A call of the last life may still be under way, and hold the port.
+                Err(Error::Listen { .. }) if Instant::now() < deadline => tokio::time::sleep(Duration::from_millis(10)).await,
+                Err(error) => panic!("peers: {error}"),
+            }
+        };
         Site { peers, store, tasks, metrics, place: self }
     }
 
@@ -179,11 +195,16 @@ enum Reply {
 impl Impostor {
     /// Becomes a member of the victim's cluster, and says hello.
     async fn of(victim: &Site) -> Self {
+        Self::speaking(victim, larder_protocol::version::NEWEST).await
+    }
+
+    /// The same, of a program that speaks no later version.
+    async fn speaking(victim: &Site, newest: u16) -> Self {
         let place = Site::start("impostor", "default").await;
         victim.let_in(&place).await;
         let place = place.stop().await;
         let impostor = Self::with_key_of(&place, victim).await;
-        let hello = Hello { life: 1, ..victim.peers.inner.hello() };
+        let hello = Hello { life: 1, newest, ..victim.peers.inner.hello() };
         let (answer, _) = impostor.connection.ask(&Request::Hello(hello)).await.expect("hello");
         assert!(matches!(answer, Answer::Hello(_)));
         until("the victim takes it for a peer", || victim.peers.inner.links.get(&place.identity().node()).is_some()).await;

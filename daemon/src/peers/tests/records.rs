@@ -64,7 +64,7 @@ async fn s34_a_damaged_record_ends_the_reading_and_nothing_else() {
         Update::Caught(vector(2)),
     ];
     impostor.answer(move |request| match request {
-        Request::Sync(_) => Reply::Updates(updates.clone()),
+        Request::Sync(_) | Request::SyncBrief(_) => Reply::Updates(updates.clone()),
         _ => Reply::Silence,
     });
     until("the sound record is kept", || a.store.vector().covers(&vector(1))).await;

@@ -1,0 +1,219 @@
+//! The end of tombstones, and the members that were away when it came (F18).
+//!
+//! ```text
+//! meta   horizon -> up to which number of each origin tombstones may have been purged
+//! sync   't' | origin | sequence -> kind, key     a tombstone that ends when everyone has seen it
+//! ```
+//!
+//! A tombstone goes when every member that counts has seen it ([`Store::purge_tombstones`]), and the horizon goes to its number in the same batch. Who does not know
+//! everything up to there may hold what the tombstone killed. It must not bring that back: it takes a copy of this node's state in the
+//! place of its own ([`Store::take_snapshot`]). What the other has seen and has no more was deleted, and goes here too; what nobody has seen
+//! is written anew, with stamps of now, because under its old ones it would live where the tombstone is purged and die where it is not.
+//!
+//! CRASH: a snapshot is merged, then what it lacks is removed in many batches, and only the last one says that it was taken. Broken off, it
+//! is taken again from the beginning.
+
+use std::collections::HashSet;
+
+use larder_protocol::merge::{Fate, fate, is_purged_once_seen};
+use larder_protocol::record::{Numbered, RawRecord, Record};
+use larder_protocol::vector::{Origin, VersionVector};
+
+use super::Store;
+use super::error::Result;
+use super::index::{Batch, Index, RecordRow, Table};
+use super::journal::{META_HORIZON, Writing, journal_key, now_ms, parse, row_key, table_of};
+
+/// What the keys of tombstones' rows begin with.
+const DEAD: &[u8] = b"t";
+/// Records looked at in one writing.
+const PART: usize = 500;
+/// Tables in which tombstones end.
+const TABLES: [Table; 3] = [Table::Manifest, Table::Tag, Table::Link];
+
+/// The keys that a snapshot has something under; 16 bytes of a hash each.
+#[derive(Debug, Default)]
+pub struct Told(HashSet<u128>);
+
+impl Told {
+    /// Takes note of some records of the snapshot.
+    pub fn add(&mut self, records: &[Numbered]) {
+        self.0.extend(records.iter().map(|numbered| brief(numbered.record.key.kind(), &numbered.record.key.to_bytes())));
+    }
+
+    fn has(&self, record: &RawRecord) -> bool {
+        self.0.contains(&brief(record.kind, &record.key))
+    }
+}
+
+/// What came of taking a snapshot.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Taken {
+    /// Records that went.
+    pub dropped: usize,
+    /// Records that were written anew.
+    pub reissued: usize,
+}
+
+impl Store {
+    /// Up to where tombstones were purged here.
+    pub fn horizon(&self) -> VersionVector {
+        self.inner.journal.write(&self.inner.index).horizon().clone()
+    }
+
+    /// Removes tombstones that everyone has `seen` and that are older than `kept_ms`, but of each origin only up to what `limit` says: what an
+    /// archive must tell of first. Says how many.
+    pub fn purge_tombstones(&self, seen: &VersionVector, kept_ms: u64, limit: impl Fn(&Origin) -> u64) -> Result<usize> {
+        let index = &self.inner.index;
+        let before_ms = now_ms().saturating_sub(kept_ms);
+        let mut purged = 0;
+        for (origin, seen) in seen.iter() {
+            let (mut after, last) = (0, seen.min(limit(&origin)));
+            while after < last {
+                let rows = index.scan(Table::Sync, &dead_origin(&origin), &dead_key(&origin, after + 1));
+                let places = rows.take(PART).map(|row| row.map(|(place, _)| place)).collect::<Result<Vec<_>>>()?;
+                if places.is_empty() {
+                    break;
+                }
+                let mut writing = self.inner.journal.write(index);
+                let mut horizon = writing.horizon().clone();
+                for place in places {
+                    let sequence = super::journal::sequence_of(&place)?;
+                    after = sequence;
+                    if sequence > last {
+                        break;
+                    }
+                    // Under the lock: it may have been superseded meanwhile.
+                    let Some((kind, key)) = index.row::<(u16, Vec<u8>)>(Table::Sync, &place)? else { continue };
+                    let standing: Option<RecordRow> = index.row(table_of(kind), &row_key(kind, &key))?;
+                    let Some(row) = standing.filter(|row| row.origin == origin && row.sequence == sequence && row.record.value.is_none())
+                    else {
+                        index.delete(&mut writing.batch, Table::Sync, &place);
+                        continue;
+                    };
+                    if row.record.stamp.time.ms() > before_ms {
+                        continue;
+                    }
+                    writing.remove(&row)?;
+                    horizon.advance(origin, sequence);
+                    purged += 1;
+                }
+                writing.set_horizon(horizon);
+                writing.commit()?;
+            }
+        }
+        Ok(purged)
+    }
+
+    /// Ends the taking of a snapshot whose records are merged: `told` are its keys, `covered` is the vector of the node whose state it is, and
+    /// `horizon` up to where that has purged.
+    pub fn take_snapshot(&self, told: &Told, covered: &VersionVector, horizon: &VersionVector) -> Result<Taken> {
+        let index = &self.inner.index;
+        let mut taken = Taken::default();
+        for table in TABLES {
+            let mut from = Vec::new();
+            loop {
+                let rows = index.scan(table, b"", &from).take(PART).collect::<Result<Vec<_>>>()?;
+                let Some((last, _)) = rows.last() else { break };
+                from = [&last[..], &[0]].concat();
+                let mut writing = self.inner.journal.write(index);
+                for (key, _) in &rows {
+                    // Under the lock: as it stands now.
+                    let Some(row) = index.row::<RecordRow>(table, key)? else { continue };
+                    let is_covered = row.sequence <= covered.get(&row.origin);
+                    match fate(&row.record, is_covered, told.has(&row.record)) {
+                        Fate::Stays => {}
+                        // Nobody would take what a reader writes.
+                        Fate::Anew if writing.is_reader() => {
+                            writing.remove(&row)?;
+                            taken.dropped += 1;
+                        }
+                        Fate::Goes => {
+                            writing.remove(&row)?;
+                            taken.dropped += 1;
+                        }
+                        Fate::Anew => {
+                            let record = parse(&row.record)?;
+                            writing.record(record.key, record.value)?;
+                            taken.reissued += 1;
+                        }
+                    }
+                }
+                writing.commit()?;
+            }
+        }
+        let mut writing = self.inner.journal.write(index);
+        let own = writing.origin();
+        for (origin, sequence) in covered.iter().filter(|(origin, _)| *origin != own) {
+            let sure = writing.sure(&origin, covered);
+            writing.vector.advance(origin, sequence.min(sure));
+        }
+        let mut all = writing.horizon().clone();
+        all.merge(horizon);
+        writing.set_horizon(all);
+        writing.commit()?;
+        Ok(taken)
+    }
+}
+
+impl Writing<'_> {
+    /// Removes what stands, with all rows that follow from it; the history keeps what a tag named.
+    pub(super) fn remove(&mut self, row: &RecordRow) -> Result<()> {
+        let before = parse(&row.record)?;
+        let nothing = Record { key: before.key.clone(), value: None, stamp: before.stamp };
+        self.replaced(&nothing, Some(&before))?;
+        self.follow(&nothing, Some(&before));
+        self.moved(Some(row), None);
+        self.index.delete(&mut self.batch, Table::Journal, &journal_key(&row.origin, row.sequence));
+        self.index.delete(&mut self.batch, table_of(row.record.kind), &row_key(row.record.kind, &row.record.key));
+        Ok(())
+    }
+
+    /// Keeps the list of tombstones when one row takes the place of another.
+    pub(super) fn died(&mut self, before: Option<&RecordRow>, after: Option<&RecordRow>) {
+        let (index, batch) = (self.index, &mut self.batch);
+        if let Some(row) = before.filter(|row| ends(&row.record)) {
+            index.delete(batch, Table::Sync, &dead_key(&row.origin, row.sequence));
+        }
+        if let Some(row) = after.filter(|row| ends(&row.record)) {
+            put(index, batch, row);
+        }
+    }
+
+    fn set_horizon(&mut self, horizon: VersionVector) {
+        self.index.put_row(&mut self.batch, Table::Meta, META_HORIZON, &horizon);
+        self.moves.horizon = Some(horizon);
+    }
+}
+
+/// Writes the list anew, as far as a row goes.
+pub(super) fn list(index: &Index, batch: &mut Batch, row: &RecordRow) {
+    if ends(&row.record) {
+        put(index, batch, row);
+    }
+}
+
+fn put(index: &Index, batch: &mut Batch, row: &RecordRow) {
+    index.put_row(batch, Table::Sync, &dead_key(&row.origin, row.sequence), &(row.record.kind, &row.record.key));
+}
+
+fn ends(record: &RawRecord) -> bool {
+    record.value.is_none() && is_purged_once_seen(record.kind)
+}
+
+fn dead_origin(origin: &Origin) -> Vec<u8> {
+    [DEAD, &super::journal::origin_key(origin)].concat()
+}
+
+fn dead_key(origin: &Origin, sequence: u64) -> Vec<u8> {
+    [DEAD, &journal_key(origin, sequence)].concat()
+}
+
+fn brief(kind: u16, key: &[u8]) -> u128 {
+    let mut hasher = blake3::Hasher::new();
+    hasher.update(&kind.to_le_bytes()).update(key);
+    u128::from_le_bytes(hasher.finalize().as_bytes()[..16].try_into().expect("16 of 32 bytes"))
+}
+
+#[cfg(test)]
+mod tests;
