@@ -71,6 +71,15 @@ pub struct Risk {
     pub unarchived_age_s: Option<u64>,
 }
 
+/// Labels of bytes between nodes.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub struct TrafficLabels {
+    /// `client`, `replication` or `repair`.
+    pub class: &'static str,
+    /// `same` or `other`: whether they cross between zones.
+    pub zone: &'static str,
+}
+
 /// Everything that a node counts.
 #[derive(Debug)]
 pub struct Metrics {
@@ -91,6 +100,14 @@ pub struct Metrics {
     pub fetched_bytes: Family<KindLabel, Counter>,
     /// Bytes of blobs served to peers.
     pub served_bytes: Counter,
+    /// The same by class and zone.
+    pub peer_served_bytes: Family<TrafficLabels, Counter>,
+    /// Bytes of chunks that came from peers, by class and zone.
+    pub peer_fetched_bytes: Family<TrafficLabels, Counter>,
+    /// Chunks that were asked for a second time because the first answer was late.
+    pub hedged_chunks: Counter,
+    /// Asks for a chunk that were answered with who else has it.
+    pub elsewhere_answers: Counter,
     /// Chunks from peers that were not what they should be.
     pub bad_chunks: Counter,
     /// Connections to peers that are up.
@@ -185,6 +202,12 @@ impl Default for Metrics {
         let fetched_blobs: Family<KindLabel, Counter> = metric!("fetched_blobs", "Blobs that came from elsewhere, by where");
         let fetched_bytes: Family<KindLabel, Counter> = metric!("fetched", "Bytes that came from elsewhere, by where", bytes);
         let served_bytes: Counter = metric!("served", "Bytes of blobs served to peers", bytes);
+        let peer_served_bytes: Family<TrafficLabels, Counter> =
+            metric!("peer_served", "Bytes of blobs served to peers, by class and zone", bytes);
+        let peer_fetched_bytes: Family<TrafficLabels, Counter> =
+            metric!("peer_fetched", "Bytes of chunks that came from peers, by class and zone", bytes);
+        let hedged_chunks: Counter = metric!("hedged_chunks", "Chunks asked for a second time because they were late");
+        let elsewhere_answers: Counter = metric!("elsewhere_answers", "Asks for a chunk answered with who else has it");
         let bad_chunks: Counter = metric!("bad_chunks", "Chunks from peers that failed their check");
         let peers_connected: Gauge = metric!("peers_connected", "Connections to peers that are up");
         let merged_records: Counter = metric!("merged_records", "Records from peers that were merged");
@@ -238,6 +261,10 @@ impl Default for Metrics {
             fetched_blobs,
             fetched_bytes,
             served_bytes,
+            peer_served_bytes,
+            peer_fetched_bytes,
+            hedged_chunks,
+            elsewhere_answers,
             bad_chunks,
             peers_connected,
             merged_records,

@@ -33,7 +33,7 @@ impl ChunkSet {
     /// As [`ChunkSet::new`].
     pub fn full(count: u64) -> Self {
         let mut set = Self::new(count);
-        (0..set.count).for_each(|index| drop(set.insert(index)));
+        (0..set.count).for_each(|index| _ = set.insert(index));
         set
     }
 
@@ -132,7 +132,7 @@ mod tests {
         #[test]
         fn a_set_is_read_back_as_it_was_written(count in 0u64..300, some in prop::collection::vec(0u32..300, 0..60)) {
             let mut set = ChunkSet::new(count);
-            some.iter().for_each(|index| drop(set.insert(*index)));
+            some.iter().for_each(|index| _ = set.insert(*index));
             let expected: std::collections::BTreeSet<_> = some.iter().copied().filter(|index| u64::from(*index) < count).collect();
             prop_assert!(set.iter().eq(expected.iter().copied()));
             prop_assert_eq!(set.len() as usize, expected.len());

@@ -241,6 +241,10 @@ pub struct Peers {
     pub repair_rate: u64,
     /// Stamps further ahead than this are refused.
     pub max_clock_drift: Duration,
+    /// Most bytes of blobs a second to all peers together.
+    pub bandwidth: Option<u64>,
+    /// The same to those of other zones.
+    pub bandwidth_zone: Option<u64>,
 }
 
 /// `[archive]`
@@ -317,6 +321,8 @@ impl Default for Config {
                 takeover: Duration::from_secs(10 * 60),
                 repair_rate: 64 * MIB,
                 max_clock_drift: Duration::from_secs(5 * 60),
+                bandwidth: None,
+                bandwidth_zone: None,
             },
             records: Records::default(),
             archive: Archive {

@@ -97,6 +97,8 @@ pub(super) const SETTINGS: &[Setting] = settings! {
     "records.tombstones_kept" => |draft, value| draft.config.records.tombstones_kept = value.duration("0s", "3650d")?;
     "records.per_node_max" => |draft, value| draft.config.records.per_node_max = value.number(1000, 1_000_000_000_000)? as u64;
     "records.rate" => |draft, value| draft.config.records.rate = value.number(100, 1_000_000_000)? as u64;
+    "peers.bandwidth" => |draft, value| draft.config.peers.bandwidth = bandwidth(value)?;
+    "peers.bandwidth_zone" => |draft, value| draft.config.peers.bandwidth_zone = bandwidth(value)?;
     "archive.url" => |draft, value| archive_url(draft, value)?;
     "archive.endpoint" => |draft, value| draft.config.archive.endpoint = value.url()?;
     "archive.region" => |draft, value| draft.config.archive.region = name(value)?;
@@ -189,6 +191,11 @@ fn name(value: &Value) -> Result<String, Fault> {
 /// The value, unless it is the word that stands for none.
 fn unless<'a>(value: &'a Value, word: &str) -> Option<&'a Value> {
     Some(value).filter(|value| !matches!(value.text(), Ok(text) if text == word))
+}
+
+/// Bytes a second. With less, a chunk would take longer than peers wait for it.
+fn bandwidth(value: &Value) -> Result<Option<u64>, Fault> {
+    unless(value, "none").map(|value| value.size(64 << 10, 1 << 40)).transpose()
 }
 
 fn patterns(value: &Value) -> Result<Vec<Pattern>, Fault> {

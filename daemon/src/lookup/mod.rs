@@ -9,7 +9,7 @@
 //! - Nobody gets the last byte of a blob before its digest was checked (the store holds it back).
 //! - A blob that turns out to be damaged is put aside, and from then on it is one that is not on this disk.
 //! - `searches` is a lock over the searches under way; it is never held across an await.
-//! - A crash leaves a staged file, which the store's next start removes.
+//! - What did not come whole stays in the store for a while: the next search goes on with it, also after a crash.
 //!
 //! [`copies`] keeps the copies that this node owes as an owner, and [`repair`] those that it came to owe later; [`risk`] counts what is on this
 //! node alone; [`ack`] waits until a push is as safe as it has to be.
@@ -18,12 +18,13 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use larder_protocol::digest::Digest;
+use larder_protocol::message::Class;
 use larder_protocol::record::Link;
 use tokio::sync::watch;
 
 use crate::archive::{self, Archive};
 use crate::config::Config;
-use crate::peers::{self, Peers};
+use crate::peers::{self, Peers, Urgency};
 use crate::store::{self, BlobFile, Content, StagedReader, Staging, Store};
 use crate::tasks::Tasks;
 use crate::telemetry::{KindLabel, Metrics};
@@ -65,12 +66,12 @@ pub struct Lookup {
     archive: Archive,
     tasks: Tasks,
     metrics: Arc<Metrics>,
-    searches: Arc<Mutex<HashMap<Digest, watch::Receiver<Search>>>>,
     acks: Arc<Acks>,
     ledger: Arc<copies::Ledger>,
     risk: Arc<risk::Exposed>,
     /// Bytes a second.
     repair_rate: u64,
+    searches: Arc<Mutex<HashMap<Digest, (watch::Receiver<Search>, Arc<Urgency>)>>>,
 }
 
 /// A blob that can be read now.
@@ -125,7 +126,7 @@ impl Lookup {
                 self.store.touch(digest);
                 return Ok(Opened::Here(content));
             }
-            let Some(mut search) = self.search(digest, link) else { continue };
+            let Some(mut search) = self.search(digest, link, Class::Client) else { continue };
             let reader = match settled(&mut search, |search| !matches!(search, Search::Looking)).await {
                 Search::Coming(reader) => reader,
                 Search::Failed(error) => return Err(error),
@@ -146,8 +147,16 @@ impl Lookup {
     /// # Errors
     /// As [`Lookup::open`].
     pub async fn ensure(&self, digest: Digest, link: Link) -> Result<(), Error> {
+        self.ensure_for(digest, link, Class::Replication).await
+    }
+
+    /// The same; `class` says how urgent it is.
+    ///
+    /// # Errors
+    /// As [`Lookup::open`].
+    pub async fn ensure_for(&self, digest: Digest, link: Link, class: Class) -> Result<(), Error> {
         while self.here(&digest).await?.is_none() {
-            let Some(mut search) = self.search(digest, link) else { break };
+            let Some(mut search) = self.search(digest, link, class) else { break };
             if let Search::Failed(error) = settled(&mut search, Search::has_ended).await {
                 return Err(error);
             }
@@ -185,9 +194,10 @@ impl Lookup {
     }
 
     /// Joins the search for a digest, or begins it; `None` when the blob has just come in.
-    fn search(&self, digest: Digest, link: Link) -> Option<watch::Receiver<Search>> {
+    fn search(&self, digest: Digest, link: Link, class: Class) -> Option<watch::Receiver<Search>> {
         let mut searches = self.searches.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(search) = searches.get(&digest) {
+        if let Some((search, urgency)) = searches.get(&digest) {
+            urgency.raise(class);
             return Some(search.clone());
         }
         // ORDER: a search commits its blob before it leaves the map, so asking again under the lock finds what ended just now.
@@ -195,11 +205,12 @@ impl Lookup {
             return None;
         }
         let (state, search) = watch::channel(Search::Looking);
-        searches.insert(digest, search.clone());
+        let urgency = Arc::new(Urgency::new(class));
+        searches.insert(digest, (search.clone(), Arc::clone(&urgency)));
         drop(searches);
         let lookup = self.clone();
         self.tasks.spawn("search", async move {
-            let ended = match lookup.find(digest, link, &state).await {
+            let ended = match lookup.find(digest, link, &urgency, &state).await {
                 Ok(()) => Search::Done,
                 Err(error) => Search::Failed(error),
             };
@@ -210,7 +221,7 @@ impl Lookup {
     }
 
     /// Climbs the ladder until the blob is whole, then commits it.
-    async fn find(&self, digest: Digest, link: Link, state: &watch::Sender<Search>) -> Result<(), Error> {
+    async fn find(&self, digest: Digest, link: Link, urgency: &Urgency, state: &watch::Sender<Search>) -> Result<(), Error> {
         let refused = |source| Error::Store { digest, source: Arc::new(source) };
         let mut staged = self.store.run(move |store| store.stage(digest, link)).await;
         if let Err(store::Error::Full { need, .. }) = staged {
@@ -219,7 +230,7 @@ impl Lookup {
         }
         let mut staging = staged.map_err(refused)?;
         state.send_replace(Search::Coming(staging.reader()));
-        let Some(source) = self.fill(&mut staging).await else {
+        let Some(source) = self.fill(&mut staging, urgency).await else {
             return Err(Error::NotFound { digest });
         };
         staging.finish().await.map_err(|error| {
@@ -233,9 +244,9 @@ impl Lookup {
     }
 
     /// Asks peers, then the archive; says who gave the last byte.
-    async fn fill(&self, staging: &mut Staging) -> Option<&'static str> {
+    async fn fill(&self, staging: &mut Staging, urgency: &Urgency) -> Option<&'static str> {
         let digest = staging.digest();
-        match self.peers.fill(staging).await {
+        match self.peers.fill(staging, urgency).await {
             Ok(true) => return Some("peer"),
             Ok(false) => {}
             Err(error @ peers::Error::Store(_)) => tracing::warn!(%digest, %error, "fetch from a peer failed on this disk"),

@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 
 use futures_util::StreamExt;
 use larder_protocol::digest::Digest;
+use larder_protocol::message::Class;
 use larder_protocol::record::Link;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
@@ -178,7 +179,7 @@ impl Repair {
             if self.lookup.peers.is_leaving(&digest) {
                 return (digest, link, Some(Err(Error::NotFound { digest })));
             }
-            (digest, link, Some(self.lookup.ensure(digest, link).await))
+            (digest, link, Some(self.lookup.ensure_for(digest, link, Class::Repair).await))
         });
         let mut fetches = futures_util::stream::iter(fetches).buffer_unordered(FETCHES);
         let mut brought = Brought::All;

@@ -11,6 +11,7 @@
 
 use std::net::{SocketAddr, UdpSocket};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
@@ -34,7 +35,7 @@ const STREAM_WINDOW: u32 = 2_400_000;
 /// Bytes that a member may have under way to this node.
 const RECEIVE_WINDOW: u32 = 32 << 20;
 /// Bytes that are kept for a peer that has not acknowledged them.
-const SEND_WINDOW: u32 = 8 << 20;
+const SEND_WINDOW: u32 = 4 << 20;
 /// Streams that a member may have open.
 const STREAMS_MAX: u32 = 256;
 /// The same for who has called and is not known to be a member yet: a hello or a join.
@@ -304,6 +305,11 @@ impl Sender {
         let _ = self.stream.set_priority(priority);
     }
 
+    /// Waits until the peer has everything, or wants no more.
+    pub(super) async fn received(&mut self) {
+        let _ = self.stream.stopped().await;
+    }
+
     /// Says that nothing more comes. What was sent still arrives.
     pub(super) fn finish(&mut self) {
         let _ = self.stream.finish();
@@ -334,12 +340,13 @@ impl Receiver {
         Ok(Some(Frame { kind: header.kind, body }))
     }
 
-    /// Exactly `length` raw bytes.
-    pub(super) async fn raw(&mut self, length: usize) -> Result<Bytes> {
+    /// Exactly `length` raw bytes; they are counted as they come.
+    pub(super) async fn raw_counted(&mut self, length: usize, count: &AtomicU64) -> Result<Bytes> {
         let mut bytes = BytesMut::new();
         while bytes.len() < length {
             let chunk = self.stream.read_chunk(length - bytes.len(), true).await.map_err(|error| broken(self.peer, error))?;
             let chunk = chunk.ok_or_else(|| broken(self.peer, "the stream ended early"))?;
+            count.fetch_add(chunk.bytes.len() as u64, Ordering::Relaxed);
             if chunk.bytes.len() == length {
                 return Ok(chunk.bytes);
             }

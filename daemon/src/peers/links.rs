@@ -14,10 +14,10 @@ use tokio::sync::{Semaphore, watch};
 
 use super::endpoint::Connection;
 
-/// Blobs that are being read for one peer at a time; further requests of it wait.
-const READS_MAX: usize = 32;
 /// Images that are being kept for one peer at a time; further ones wait.
 const KEEPS_MAX: usize = 16;
+/// Chunks that are being sent to one peer at a time, a MiB of memory each; further requests of it wait.
+const READS_MAX: usize = 4;
 /// Sync streams that one peer may have: its own, and one that is about to end.
 const SYNCS_MAX: usize = 2;
 
@@ -194,7 +194,7 @@ fn takes_over(new: (NodeId, u64), old: (NodeId, u64)) -> bool {
     new.1 != old.1 || new.0 <= old.0
 }
 
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+pub(super) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 

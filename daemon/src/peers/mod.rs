@@ -7,13 +7,14 @@
 //! - **Who may do what** (`roles`): what a reader writes counts nowhere.
 //! - **Who is alive** (`standing`, `liveness`, `pulse`): SWIM in datagrams over the connections; each member's condition and since when.
 //! - **Records** (`sync`, `exchange`, `reconcile`): each side pulls what it lacks and stays subscribed. `acks`, `records`: what everyone knows, and what waits.
-//! - **Blobs** (`fetch`, `serve`): who has it, then chunk by chunk, each checked before it goes anywhere.
 //! - **Placement** (`placement`): which members own a digest. **Write concern** (`quorum`, `keep`): making others have an image now.
+//! - **Blobs** (`fetch`; `serve`, `swarm`, `follow`): chunk by chunk from all who have some, each checked before it goes anywhere, and passed on
+//!   while the rest comes. `holder` sends a crowd to itself, `pace` says who is sent what first, `swarms` knows what is fetched.
 //!
 //! Invariants: a stranger gets no further than the handshake, or while a token waits, than showing it; nothing a peer says
 //! becomes a path, a dial target or the size of an allocation; an address comes from a `Member` record or a token.
 //!
-//! Tasks: `peers accept`, `peers dial`, `peers members`, `peers pulse`, `peers placement`, `peers records`, which end when the node stops; and one per connection, which end with it, so
+//! Tasks: `peers accept`, `peers dial`, `peers members`, `peers pulse`, `peers placement`, `peers records`, `peers pace`, which end when the node stops; and one per connection, which end with it, so
 //! that requests under way may still use it while the node stops. A panic in any of them ends the node. Locks: the members
 //! and the links, both held for a look only; `admitting` (async) while a token is used. A crash leaves nothing here: all that lasts
 //! is in the store.
@@ -45,9 +46,11 @@ mod endpoint;
 mod error;
 mod exchange;
 mod fetch;
+mod follow;
 #[cfg(test)]
 mod fuzz;
 mod greet;
+mod holder;
 mod identity;
 mod join;
 mod keep;
@@ -55,6 +58,7 @@ mod leaving;
 mod links;
 mod liveness;
 mod members;
+mod pace;
 mod placement;
 mod pulse;
 mod quorum;
@@ -63,6 +67,8 @@ mod records;
 mod roles;
 mod serve;
 mod standing;
+mod swarm;
+mod swarms;
 mod sync;
 #[cfg(test)]
 mod tests;
@@ -75,14 +81,17 @@ pub use leaving::Marked;
 pub use placement::Placement;
 pub use roles::RoleChange;
 pub use standing::{Condition, Standing};
+pub use swarms::Urgency;
 
 use acks::Acks;
 use endpoint::Endpoint;
 use leaving::Leaving;
 use links::Links;
 use members::Members;
+use pace::{Pacer, Turns};
 use placement::Place;
 use standing::Standings;
+use swarms::Swarms;
 
 /// The setting that keeps the number of the last life.
 const LIFE: &str = "peers/life";
@@ -128,6 +137,11 @@ struct Inner {
     replicas: usize,
     takeover: Duration,
     placement: watch::Sender<Arc<Placement>>,
+    /// What is fetched, and who was sent what.
+    swarms: Swarms,
+    /// Who is sent what first.
+    turns: Turns,
+    pacer: Pacer,
     /// The newest protocol version that it speaks.
     newest: u16,
     /// Another at each start, greater than all before.
@@ -257,6 +271,9 @@ impl Peers {
             replicas: config.peers.replicas,
             takeover: config.peers.takeover,
             placement: watch::Sender::new(Arc::new(Placement::new(node, Vec::new(), (1, Duration::ZERO), Instant::now()))),
+            swarms: Swarms::default(),
+            turns: Turns::default(),
+            pacer: Pacer::new(config.peers.bandwidth, config.peers.bandwidth_zone),
             newest: newest_version(),
             life,
             redial: Notify::new(),
@@ -274,6 +291,11 @@ impl Peers {
         tasks.core("peers members", follow_members(peers.clone()));
         tasks.core("peers pulse", pulse::follow(peers.clone(), heard));
         tasks.core("peers records", records::keep(peers.clone()));
+        let pacing = peers.clone();
+        tasks.core("peers pace", async move {
+            let stopping = pacing.inner.tasks.stopping();
+            pacing.inner.pacer.run(stopping.cancelled()).await;
+        });
         Ok(peers)
     }
 
@@ -296,13 +318,13 @@ impl Peers {
         }
     }
 
-    /// Fills a staged blob from peers that have it, from where it stands; every chunk is checked before it is appended. When a
-    /// source dies or lies, the next one goes on. `false`: no peer has it whole; what was appended stays.
+    /// Fills a staged blob from peers that have some of it, from where it stands; every chunk is checked before it goes anywhere. When a
+    /// source dies or lies, the others go on. `false`: nobody has what is missing; what came stays.
     ///
     /// # Errors
     /// `Store`: this disk refused.
-    pub async fn fill(&self, staging: &mut Staging) -> Result<bool> {
-        fetch::fill(&self.inner, staging).await
+    pub async fn fill(&self, staging: &mut Staging, urgency: &Urgency) -> Result<bool> {
+        fetch::fill(&self.inner, staging, urgency).await
     }
 
     /// From now on other nodes may ask this one to have a blob, and `ensure` brings it.

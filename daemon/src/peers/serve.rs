@@ -5,14 +5,14 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use larder_protocol::digest::CHUNK_SIZE;
-use larder_protocol::message::{Answer, READ_MAX, Read, Request, WHO_HAS_MAX};
+use larder_protocol::message::{Answer, Class, READ_MAX, Read, Request, WHO_HAS_MAX};
 use larder_protocol::refusal::Refusal;
 
 use super::Inner;
 use super::endpoint::{Sender, Stream};
 use super::error::{Error, Result};
 use super::links::Link;
-use super::{exchange, keep, reconcile};
+use super::{exchange, follow, keep, reconcile, swarm};
 use crate::store::{self, Content};
 
 /// How long a stream's request may take to come.
@@ -39,7 +39,7 @@ pub(super) async fn answer(inner: &Arc<Inner>, link: &Arc<Link>, mut stream: Str
         }
         Request::Read(read) => {
             let _turn = link.reads.acquire().await.expect("never closed");
-            return content(inner, &mut stream.send, read).await;
+            return content(inner, link, &mut stream.send, read).await;
         }
         Request::WhoHas(digests) if digests.len() > WHO_HAS_MAX => Answer::Refused(Refusal::TOO_MUCH),
         Request::WhoHas(digests) => {
@@ -51,7 +51,10 @@ pub(super) async fn answer(inner: &Arc<Inner>, link: &Arc<Link>, mut stream: Str
         }
         Request::ChunkList(digest) => match inner.store.run(move |store| store.chunk_values(&digest)).await {
             Ok(Some(values)) => Answer::ChunkList(values),
-            Ok(None) => Answer::Refused(Refusal::NOT_HERE),
+            Ok(None) => match inner.store.partial(&digest).and_then(|partial| partial.list()) {
+                Some(list) => Answer::ChunkList(list.values().to_vec()),
+                None => Answer::Refused(Refusal::NOT_HERE),
+            },
             Err(_) => Answer::Refused(Refusal::FAILED),
         },
         Request::Keep(wanted) => return keep::answer(inner, link, stream, wanted).await,
@@ -67,9 +70,13 @@ pub(super) async fn answer(inner: &Arc<Inner>, link: &Arc<Link>, mut stream: Str
             let _turn = link.syncs.acquire().await.expect("never closed");
             return exchange::serve_brief(inner, link, stream, theirs).await;
         }
-        Request::Hello(_) | Request::Join(_) | Request::Follow(_) | Request::Chunk(_) | Request::Opening(_) => {
-            Answer::Refused(Refusal::UNKNOWN)
+        Request::Follow(digest) => {
+            inner.swarms.takes_part(&digest, peer);
+            return follow::tell(inner, &mut stream.send, digest).await;
         }
+        Request::Chunk(chunk) => return swarm::chunk(inner, link, &mut stream.send, chunk).await,
+        Request::Opening(digest) => swarm::opening(inner, digest).await,
+        Request::Hello(_) | Request::Join(_) => Answer::Refused(Refusal::UNKNOWN),
     };
     stream.send.message(&answer).await?;
     stream.send.finish();
@@ -77,7 +84,7 @@ pub(super) async fn answer(inner: &Arc<Inner>, link: &Arc<Link>, mut stream: Str
 }
 
 /// Sends a range of a blob.
-async fn content(inner: &Inner, send: &mut Sender, read: Read) -> Result<()> {
+async fn content(inner: &Inner, link: &Link, send: &mut Sender, read: Read) -> Result<()> {
     if read.length > READ_MAX {
         return refuse(send, Refusal::TOO_MUCH).await;
     }
@@ -101,15 +108,14 @@ async fn content(inner: &Inner, send: &mut Sender, read: Read) -> Result<()> {
     while offset < end {
         let piece = piece(inner, &content, offset, end).await?;
         offset += piece.len() as u64;
-        inner.metrics.served_bytes.inc_by(piece.len() as u64);
-        send.raw(piece).await?;
+        swarm::send(inner, link, send, Class::Client, piece).await?;
     }
     send.finish();
     Ok(())
 }
 
 /// Some bytes from `offset` on, checked with the whole MiB that they lie in; at least one.
-async fn piece(inner: &Inner, content: &Content, offset: u64, end: u64) -> Result<Bytes> {
+pub(super) async fn piece(inner: &Inner, content: &Content, offset: u64, end: u64) -> Result<Bytes> {
     match content {
         Content::Memory(bytes) => Ok(bytes.slice(offset as usize..end as usize)),
         Content::File(file) => {
@@ -132,7 +138,7 @@ async fn piece(inner: &Inner, content: &Content, offset: u64, end: u64) -> Resul
     }
 }
 
-async fn refuse(send: &mut Sender, refusal: Refusal) -> Result<()> {
+pub(super) async fn refuse(send: &mut Sender, refusal: Refusal) -> Result<()> {
     send.message(&Answer::Refused(refusal)).await?;
     send.finish();
     Ok(())

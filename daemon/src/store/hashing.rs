@@ -97,6 +97,30 @@ impl Hashes {
         }
     }
 
+    /// Takes a whole chunk whose value is known, when the bytes so far are whole chunks and others follow.
+    ///
+    /// # Panics
+    /// When they are not.
+    pub(super) fn update_chunk(&mut self, bytes: &[u8], value: [u8; 32]) {
+        if self.open() == CHUNK_SIZE {
+            self.end_chunk();
+        }
+        assert!(self.open() == 0 && bytes.len() as u64 == CHUNK_SIZE, "a whole chunk behind whole chunks");
+        match &mut self.running {
+            Running::Sha256(running) => running.update(bytes),
+            Running::Sha512(running) => running.update(bytes),
+        }
+        self.crc.update(bytes);
+        self.values.push(value);
+        self.size += CHUNK_SIZE;
+        self.chunk = new_chunk(self.size);
+    }
+
+    /// The values of the chunks that are closed.
+    pub(super) fn values(&self) -> &[[u8; 32]] {
+        &self.values
+    }
+
     /// Bytes in the chunk that is not closed.
     fn open(&self) -> u64 {
         self.size - self.values.len() as u64 * CHUNK_SIZE

@@ -6,7 +6,8 @@
 //!   node.key               this node's key, 0600 (peers)
 //!   larder.sock            the command socket, 0600 (admin)
 //!   index/                 RocksDB
-//!   uploads/<uuid>         staged: a push's, or a blob on its way in
+//!   uploads/<uuid>         staged: a push's
+//!   uploads/<algorithm>-<hex>.part        a blob on its way in, or what is kept of one
 //!   blobs/<algorithm>/<2 hex>/<hex>
 //!   quarantine/<algorithm>-<hex>-<time>   blob files that were found damaged
 //!   archive/               the default bucket (archive)
@@ -23,6 +24,7 @@ use larder_protocol::digest::Digest;
 use uuid::Uuid;
 
 use super::error::{Error, Result};
+use super::partial::SUFFIX;
 
 /// A data folder that this process owns: permissions checked, locked (`flock`), sub-folders made.
 #[derive(Debug)]
@@ -80,6 +82,10 @@ impl DataFolder {
 
     pub(super) fn upload(&self, id: Uuid) -> PathBuf {
         self.uploads().join(id.simple().to_string())
+    }
+
+    pub(super) fn partial(&self, digest: &Digest) -> PathBuf {
+        self.uploads().join(format!("{}-{}{SUFFIX}", digest.algorithm().name(), digest.hex()))
     }
 
     pub(super) fn blob(&self, digest: &Digest) -> PathBuf {

@@ -50,6 +50,7 @@ mod listed;
 mod manifests;
 mod merge;
 mod needs;
+mod partial;
 mod pulls;
 mod quarantine;
 mod quota;
@@ -78,6 +79,7 @@ pub use horizon::{Taken, Told};
 pub use layout::DataFolder;
 pub use manifests::{ManifestPush, ManifestView, Stored, StoredManifest};
 pub use needs::Needs;
+pub use partial::{Ended, Partial};
 pub use pulls::Cold;
 pub use quarantine::Quarantined;
 pub use reading::{BlobFile, Content};
@@ -91,6 +93,7 @@ pub use verify::Verdict;
 
 use index::{Batch, Index, RecordRow, Table, decode};
 use journal::Journal;
+use partial::Partials;
 use pulls::Pulls;
 use removal::Digests;
 use space::Space;
@@ -147,6 +150,7 @@ struct Inner {
     digests: Digests,
     space: Space,
     pulls: Pulls,
+    partials: Partials,
     cluster: Mutex<ClusterId>,
 }
 
@@ -225,10 +229,12 @@ impl Store {
         let cluster = Mutex::new(cluster);
         let space = Space::open(folder.path(), options.space.clone(), &index)?;
         let (sessions, digests, pulls) = (Mutex::default(), Digests::default(), Mutex::default());
-        let mut inner = Inner { folder, options, index, journal, sessions, digests, space, pulls, cluster };
+        let partials = Partials::default();
+        let mut inner = Inner { folder, options, index, journal, sessions, digests, space, pulls, partials, cluster };
         inner.sessions = Mutex::new(uploads::load(&inner)?);
         staged::settle(&inner)?;
         staged::sweep(&inner.folder.uploads(), |id| Ok(uploads::is_session(&inner, id)))?;
+        partial::load(&inner)?;
         inner.index.sync()?;
         Ok(Self { inner: Arc::new(inner) })
     }

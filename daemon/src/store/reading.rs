@@ -57,6 +57,16 @@ impl BlobFile {
         Self { file: Arc::new(file), digest, size: chunks.size(), proof: Proof::Chunks(Arc::new(chunks)) }
     }
 
+    /// A blob of at most one MiB that is coming in.
+    pub(super) fn small_part(file: Arc<File>, digest: Digest, size: u64, root: TreeHash) -> Self {
+        Self { file, digest, size, proof: Proof::Root(root) }
+    }
+
+    /// A larger one.
+    pub(super) fn part(file: Arc<File>, digest: Digest, chunks: Arc<ChunkList>) -> Self {
+        Self { file, digest, size: chunks.size(), proof: Proof::Chunks(chunks) }
+    }
+
     /// The blob.
     pub fn digest(&self) -> &Digest {
         &self.digest

@@ -301,12 +301,12 @@ impl Drop for Hold {
 }
 
 impl Inner {
-    /// Bytes of sessions, which are no blobs yet. Only an own limit asks for them; the file system knows by itself.
+    /// Bytes of sessions and of what did not come whole, which are no blobs yet. Only an own limit asks for them; the file system knows by itself.
     fn session_bytes(&self) -> u64 {
         if self.options.space.size_max.is_none() {
             return 0;
         }
-        lock(&self.sessions).bytes()
+        lock(&self.sessions).bytes() + self.partials.kept_bytes()
     }
 }
 
@@ -370,6 +370,10 @@ impl Store {
     /// # Errors
     /// As [`Store::disk`].
     pub fn begin_round(&self) -> Result<Disk> {
+        // What did not come whole goes before anything that did.
+        if self.disk()?.excess > 0 {
+            self.inner.drop_partials();
+        }
         let (space, sessions) = (&self.inner.space, self.inner.session_bytes());
         let mut ledger = lock(&space.ledger);
         let disk = self.measure(&ledger, sessions)?;

@@ -9,10 +9,12 @@
 //! next start removes the file unless the index has it, and nobody ever saw it. After the batch, the blob.
 
 use std::fs::{self, File};
+use std::ops::Range;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
-use larder_protocol::digest::{Algorithm, Digest};
+use bytes::Bytes;
+use larder_protocol::digest::{Algorithm, CHUNK_SIZE, ChunkList, Digest};
 use uuid::Uuid;
 
 use super::error::{Error, Result};
@@ -66,6 +68,35 @@ impl Staged {
     pub(super) fn append(&mut self, bytes: &[u8]) -> Result<()> {
         self.file.write_all_at(bytes, self.hashes.size()).map_err(Error::io("append to", &self.path))?;
         self.hashes.update(bytes);
+        Ok(())
+    }
+
+    /// Writes a chunk where it belongs; the hashes don't follow yet.
+    pub(super) fn put(&self, index: u32, bytes: &[u8]) -> Result<()> {
+        self.file.write_all_at(bytes, u64::from(index) * CHUNK_SIZE).map_err(Error::io("write to", &self.path))
+    }
+
+    /// Lets the hashes follow over chunks that are in the file and were checked, from where they stand. `fresh` is one of them.
+    pub(super) fn follow(&mut self, chunks: Range<u32>, size: u64, list: Option<&ChunkList>, fresh: Option<(u32, Bytes)>) -> Result<()> {
+        let mut buffer = Vec::new();
+        for index in chunks {
+            let start = u64::from(index) * CHUNK_SIZE;
+            let length = CHUNK_SIZE.min(size - start) as usize;
+            let bytes = match &fresh {
+                Some((known, bytes)) if *known == index => &bytes[..],
+                _ => {
+                    buffer.resize(length, 0);
+                    self.file.read_exact_at(&mut buffer, start).map_err(Error::io("read", &self.path))?;
+                    &buffer[..]
+                }
+            };
+            let done = (self.hashes.size() - start) as usize;
+            match list.map(|list| list.values()) {
+                // Its value is known: it was checked against it.
+                Some(values) if done == 0 && (index as usize) + 1 < values.len() => self.hashes.update_chunk(bytes, values[index as usize]),
+                _ => self.hashes.update(&bytes[done..]),
+            }
+        }
         Ok(())
     }
 

@@ -1,14 +1,19 @@
 //! A blob on its way in from a peer or the archive, and its readers.
 //!
-//! The writer appends in order; readers follow through a watched watermark and read the file itself. The last byte
-//! stays behind the watermark until the digest was checked, so nobody ever gets a whole blob that is wrong.
+//! The writer appends in order, or puts chunks where they belong as they come; readers follow through a watched watermark, the end
+//! of what is there without a gap, and read the file itself. The last byte stays behind the watermark until the digest was
+//! checked, so nobody ever gets a whole blob that is wrong.
+//!
+//! The hashes follow the watermark: what came out of order is read again, from memory as a rule, when the gap before it closes.
 
 use std::fs::File;
 use std::os::unix::fs::FileExt;
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use larder_protocol::digest::Digest;
+use larder_protocol::chunks::ChunkSet;
+use larder_protocol::digest::{CHUNK_SIZE, ChunkList, Digest};
 use larder_protocol::record::Link;
 use tokio::sync::watch;
 use uuid::Uuid;
@@ -16,18 +21,22 @@ use uuid::Uuid;
 use super::Store;
 use super::error::{Error, Result};
 use super::layout::remove_file;
+use super::partial::{self, Partial};
 use super::space::Hold;
 use super::staged::Staged;
 
+/// Chunks that are hashed again at a time when a gap closes: readers get them before the next ones are looked at.
+const CATCH_UP: u32 = 8;
+
 /// How far readers may read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Progress {
+pub(super) enum Progress {
     Coming(u64),
     Whole,
     Abandoned,
 }
 
-/// A blob on its way in. Dropped unfinished, its bytes go and its readers get an error.
+/// A blob on its way in. Dropped unfinished, its readers get an error; the chunks that were checked are kept for the next try.
 #[derive(Debug)]
 pub struct Staging {
     store: Store,
@@ -37,6 +46,12 @@ pub struct Staging {
     staged: Option<Staged>,
     offset: u64,
     file: Arc<File>,
+    path: PathBuf,
+    /// Peers see it, and its file is kept.
+    is_shared: bool,
+    /// There was something in the file.
+    is_resumed: bool,
+    partial: Partial,
     progress: watch::Sender<Progress>,
     space: Hold,
 }
@@ -61,11 +76,32 @@ impl Store {
             return Err(Error::TooLarge { limit });
         }
         let mut space = Hold::new(self, true);
-        space.reserve(link.size)?;
-        let staged = Staged::create(self.inner.folder.upload(Uuid::new_v4()), digest.algorithm())?;
-        let file = staged.file.try_clone().map_err(Error::io("open", &staged.path))?;
-        let progress = watch::Sender::new(Progress::Coming(0));
-        Ok(Staging { store: self.clone(), digest, link, staged: Some(staged), offset: 0, file: Arc::new(file), progress, space })
+        if let Err(error) = space.reserve(link.size) {
+            // What did not come whole is the first to go.
+            if self.inner.drop_partials() == 0 {
+                return Err(error);
+            }
+            space.reserve(link.size)?;
+        }
+        let mut is_shared = !self.inner.partials.is_active(&digest);
+        loop {
+            // Of two who fetch one blob, which nobody does on purpose, the second has a file for himself.
+            let path = if is_shared { self.inner.folder.partial(&digest) } else { self.inner.folder.upload(Uuid::new_v4()) };
+            let staged = Staged::create(path.clone(), digest.algorithm())?;
+            let length = staged.file.metadata().map_err(Error::io("look at", &path))?.len();
+            if length > link.size {
+                staged.file.set_len(link.size).map_err(Error::io("shorten", &path))?;
+            }
+            let file = Arc::new(staged.file.try_clone().map_err(Error::io("open", &path))?);
+            let progress = watch::Sender::new(Progress::Coming(0));
+            let partial = Partial::new(digest, link, Arc::clone(&file), progress.subscribe());
+            if is_shared && !self.inner.partials.claim(digest, &partial) {
+                is_shared = false;
+                continue;
+            }
+            let (store, staged, is_resumed) = (self.clone(), Some(staged), length > 0);
+            return Ok(Staging { store, digest, link, staged, offset: 0, file, path, is_shared, is_resumed, partial, progress, space });
+        }
     }
 }
 
@@ -96,19 +132,131 @@ impl Staging {
             return Err(Error::TooLarge { limit: self.link.size });
         }
         let mut staged = self.staged.take().ok_or(Error::Abandoned)?;
+        let list = self.partial.list();
         let (staged, appended) = self
             .store
             .run(move |_| {
-                let appended = staged.append(&bytes);
+                let closed = staged.hashes.values().len();
+                let appended = staged.append(&bytes).map(|()| {
+                    let (values, known) = (staged.hashes.values(), list.as_ref().map(|list| list.values()).unwrap_or_default());
+                    (closed..values.len()).filter(|index| known.get(*index) == Some(&values[*index])).map(|index| index as u32).collect()
+                });
                 (staged, appended)
             })
             .await;
         self.staged = Some(staged);
-        appended?;
+        let right: Vec<u32> = appended?;
         self.space.written(offset - self.offset);
+        self.moved(offset);
+        if !right.is_empty() {
+            right.into_iter().for_each(|index| _ = self.partial.landed(index));
+            self.partial.changed();
+        }
+        Ok(())
+    }
+
+    /// What peers see of it.
+    pub fn partial(&self) -> Partial {
+        self.partial.clone()
+    }
+
+    /// Whether chunks can be put: what checks them is known.
+    pub fn is_checkable(&self) -> bool {
+        self.link.size <= CHUNK_SIZE || self.partial.list().is_some()
+    }
+
+    /// Whether an earlier try has left something that is of use once the chunk list is known.
+    pub fn is_resumed(&self) -> bool {
+        self.is_resumed && !self.is_checkable()
+    }
+
+    /// The chunks that are here.
+    pub fn chunks(&self) -> ChunkSet {
+        self.partial.chunks().0
+    }
+
+    /// Takes the list that checks the chunks, and looks for those that an earlier try has left here. Not cancel-safe.
+    ///
+    /// # Errors
+    /// - `Damaged`: it is not this blob's list.
+    /// - `Io`.
+    pub async fn know(&mut self, list: ChunkList) -> Result<()> {
+        if list.size() != self.link.size || list.root() != self.link.root {
+            let detail = "it does not add up to the root in the blob's link record".to_owned();
+            return Err(Error::Damaged { what: format!("the chunk list of {}", self.digest), detail });
+        }
+        let (file, path) = (Arc::clone(&self.file), self.path.clone());
+        let is_resumed = std::mem::take(&mut self.is_resumed) || self.offset > 0;
+        let looked = self.store.run(move |_| {
+            let found = if is_resumed { partial::found(&file, &list).map_err(Error::io("read", &path))? } else { Vec::new() };
+            Ok::<_, Error>((list, found))
+        });
+        let (list, found) = looked.await?;
+        let size = |index: &u32| CHUNK_SIZE.min(self.link.size - u64::from(*index) * CHUNK_SIZE);
+        let bytes: u64 = found.iter().map(size).sum();
+        self.partial.know(list);
+        if !found.is_empty() {
+            tracing::info!(digest = %self.digest, chunks = found.len(), "going on with what an earlier try has left");
+            self.space.written(bytes);
+            found.into_iter().for_each(|index| _ = self.partial.landed(index));
+        }
+        self.partial.changed();
+        self.catch_up(None).await
+    }
+
+    /// Takes a chunk that came out of order; `false` when it is not the blob's. Not cancel-safe: a dropped call abandons the blob.
+    ///
+    /// # Errors
+    /// `Io`: the disk refused.
+    pub async fn put_chunk(&mut self, index: u32, bytes: Bytes) -> Result<bool> {
+        let staged = self.staged.take().ok_or(Error::Abandoned)?;
+        let (partial, written) = (self.partial.clone(), bytes.clone());
+        let (staged, put) = self
+            .store
+            .run(move |_| {
+                let put = partial.file().filter(|file| file.holds(u64::from(index), &written)).map(|_| staged.put(index, &written));
+                (staged, put)
+            })
+            .await;
+        self.staged = Some(staged);
+        let Some(put) = put else { return Ok(false) };
+        put?;
+        let size = bytes.len() as u64;
+        if self.partial.landed(index) {
+            self.space.written(size);
+        }
+        self.partial.changed();
+        self.catch_up(Some((index, bytes))).await?;
+        Ok(true)
+    }
+
+    /// Lets hashes and readers follow to the end of what is here without a gap. `fresh` need not be read.
+    async fn catch_up(&mut self, fresh: Option<(u32, Bytes)>) -> Result<()> {
+        loop {
+            let first = (self.offset / CHUNK_SIZE) as u32;
+            let run = self.partial.chunks().0.run(first).min(CATCH_UP);
+            if run == 0 || self.offset == self.link.size {
+                return Ok(());
+            }
+            let mut staged = self.staged.take().ok_or(Error::Abandoned)?;
+            let (size, list, fresh) = (self.link.size, self.partial.list(), fresh.clone());
+            let (staged, followed) = self
+                .store
+                .run(move |_| {
+                    let followed = staged.follow(first..first + run, size, list.as_deref(), fresh);
+                    (staged, followed)
+                })
+                .await;
+            let offset = staged.hashes.size();
+            self.staged = Some(staged);
+            followed?;
+            self.moved(offset);
+        }
+    }
+
+    fn moved(&mut self, offset: u64) {
         self.offset = offset;
         self.progress.send_replace(Progress::Coming(offset.min(self.link.size.saturating_sub(1))));
-        Ok(())
     }
 
     /// A reader that follows.
@@ -141,7 +289,12 @@ impl Staging {
             }
             committed
         });
-        committed.await?;
+        let committed = committed.await;
+        // ORDER: while it is in neither place, peers would be told that it is not here.
+        if std::mem::take(&mut self.is_shared) {
+            self.store.inner.partials.done(&digest);
+        }
+        committed?;
         self.progress.send_replace(Progress::Whole);
         Ok(())
     }
@@ -156,8 +309,11 @@ impl Drop for Staging {
             }
             ended
         });
-        if let Some(staged) = self.staged.take()
-            && let Err(error) = remove_file(&staged.path)
+        if self.is_shared {
+            return self.store.inner.leave_partial(self.digest, &self.partial, &self.path);
+        }
+        if self.staged.take().is_some()
+            && let Err(error) = remove_file(&self.path)
         {
             tracing::info!(digest = %self.digest, %error, "a staged file is left until the next start");
         }

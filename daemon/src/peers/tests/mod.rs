@@ -4,7 +4,7 @@ use std::net::UdpSocket;
 
 use bytes::Bytes;
 use larder_protocol::digest::Algorithm;
-use larder_protocol::message::{Answer, Request, Update};
+use larder_protocol::message::{Answer, Class, Request, Update};
 use larder_protocol::name::{RepositoryName, Tag};
 use larder_protocol::record::Link as BlobLink;
 use tempfile::TempDir;
@@ -126,7 +126,7 @@ impl Site {
     /// Fetches a blob into a staged file and keeps it; `false` when no peer had it.
     async fn fetch(&self, digest: Digest, link: BlobLink) -> Result<bool> {
         let mut staging = self.store.run(move |store| store.stage(digest, link)).await.expect("stage");
-        let filled = self.peers.fill(&mut staging).await?;
+        let filled = self.peers.fill(&mut staging, &Urgency::new(Class::Client)).await?;
         if filled {
             staging.finish().await.expect("the bytes are the blob's");
         }
@@ -189,6 +189,7 @@ enum Reply {
     /// Some bytes, and then nothing for ever.
     Stall(Answer, Bytes),
     Updates(Vec<Update>),
+    Answers(Vec<Answer>),
     Silence,
 }
 
@@ -237,6 +238,12 @@ impl Impostor {
                         Ok(()) => send.raw(bytes).await,
                         Err(error) => Err(error),
                     },
+                    Reply::Answers(answers) => {
+                        for answer in &answers {
+                            let _ = send.message(answer).await;
+                        }
+                        Ok(())
+                    }
                     Reply::Updates(updates) => {
                         for update in &updates {
                             let _ = send.message(update).await;

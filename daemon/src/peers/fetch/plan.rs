@@ -1,0 +1,654 @@
+//! Which chunk from whom: a plan without I/O and without a clock. What happened goes in, what to do comes out.
+//!
+//! For each chunk, in the order in which they are wanted (the next ones of the waiting client, then the rarest):
+//!
+//! 1. a peer of this zone that fetches the blob too and has the chunk: the least busy, fastest one;
+//! 2. if such a peer says that the chunk is on its way to it, the chunk is waited for;
+//! 3. who has the blob whole, and other zones: only for the chunks that are this node's *share*. Of the nodes of a zone that fetch
+//!    a blob, each takes the chunks for which its own weight is the heaviest (as in [`super::super::placement`]), and gets the
+//!    others' from them. So N nodes that want the same thing take one copy from whoever has it, and one copy crosses to each zone.
+//!
+//! Who starves takes from the shares of others, the next in weight first; who has waited too long *insists*, and then a holder
+//! does not send him elsewhere. A chunk that is late, or whose peer fell silent in the middle of it, is asked for a second
+//! time elsewhere, and the first answer counts.
+//!
+//! Peers that lie, and peers from which hardly anything comes, are left for the rest of the blob. One that is slow and the only one
+//! is kept for as long as bytes come.
+
+use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::time::Duration;
+
+use larder_protocol::chunks::ChunkSet;
+use larder_protocol::digest::{CHUNK_SIZE, Digest};
+use larder_protocol::message::Standing;
+use larder_protocol::stamp::NodeId;
+
+use super::sources::{Holding, Peer, Source};
+
+/// Chunks that a waiting client will read next: asked for in order.
+const READ_AHEAD: u32 = 8;
+/// Chunks from the first missing one on that are looked at.
+const HORIZON: u32 = 256;
+/// Chunks under way at a time: as many as come in this time, within bounds.
+const UNDER_WAY: Duration = Duration::from_millis(1500);
+const UNDER_WAY_MIN: u32 = 4;
+const UNDER_WAY_MAX: u32 = 32;
+/// The time over which the rate is measured.
+const RATE_TIME: Duration = Duration::from_secs(2);
+/// How long a chunk of one MiB may take before it is asked for elsewhere, too.
+const CHUNK_LATE: Duration = Duration::from_secs(4);
+/// The same for a chunk of which bytes have come, and then none.
+const SILENCE: Duration = Duration::from_millis(700);
+/// How long a chunk that comes to another node is waited for. A node with less weight waits longer.
+const PATIENCE: Duration = Duration::from_secs(4);
+/// Who has named others for a chunk is not asked for it again for so long.
+const ASK_AGAIN: Duration = Duration::from_millis(1500);
+/// Who starves for this long takes from the next node's share.
+const STEAL: Duration = Duration::from_secs(1);
+/// Second asks of chunks that are late.
+const HEDGES_MAX: usize = 2;
+/// At the end of a blob, a chunk that takes longer is late.
+const END_LATE: Duration = Duration::from_secs(1);
+/// From who is asked for something, a byte has to come within this time, and so much in that time.
+const STALL: Duration = Duration::from_secs(10);
+const TRICKLE_TIME: Duration = Duration::from_secs(20);
+const TRICKLE_BYTES: u64 = 80 << 10;
+/// How long it is waited for peers that say nothing of what they have, when nobody else has it.
+const ANSWER: Duration = Duration::from_secs(2);
+/// How long nobody may have what is missing before it is given up.
+const HOPELESS: Duration = Duration::from_secs(1);
+
+/// The number of an ask.
+pub(in crate::peers) type AskId = u64;
+
+/// What happened.
+#[derive(Clone, Debug)]
+pub(in crate::peers) enum Event {
+    /// A peer was asked what it has.
+    Asked(NodeId, Peer),
+    /// A peer says what it has.
+    Says(NodeId, Standing),
+    /// A peer is gone, with everything that was asked of it.
+    Left(NodeId),
+    /// Bytes of a chunk came.
+    Bytes(AskId, u64),
+    /// A chunk came whole and right, and is on the disk.
+    Landed(AskId),
+    /// The chunk is to be had from these.
+    Elsewhere(AskId, Vec<NodeId>),
+    /// The peer does not have the chunk, or the stream broke.
+    Failed(AskId),
+    /// What came was not the chunk.
+    Lied(AskId),
+    /// A peer is not to be asked any more.
+    Dropped(NodeId),
+    /// These are here: an earlier try has left them.
+    Found(ChunkSet),
+}
+
+/// What to do.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(in crate::peers) enum Action {
+    /// Ask a peer for a chunk.
+    Ask { ask: AskId, peer: NodeId, index: u32, insist: bool },
+    /// Give up an ask.
+    Cancel(AskId),
+    /// The peer was of no use.
+    Strike(NodeId),
+}
+
+/// How the fetch stands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(in crate::peers) enum State {
+    Going,
+    Done,
+    /// Nobody has what is missing.
+    Failed,
+}
+
+/// A chunk asked of a peer.
+#[derive(Clone, Copy, Debug)]
+struct Ask {
+    peer: NodeId,
+    index: u32,
+    at: Duration,
+    bytes: u64,
+    /// When bytes of it last came.
+    heard: Duration,
+    /// A second ask of the same chunk.
+    is_hedge: bool,
+    /// Asked for elsewhere, too: its peer is not counted on.
+    doubted: bool,
+}
+
+/// A chunk that others were named for.
+#[derive(Clone, Debug, Default)]
+struct Hint {
+    /// Until when it is expected from them.
+    until: Duration,
+    /// Who said so, and until when they are not asked for it again.
+    said: Vec<(NodeId, Duration)>,
+}
+
+/// The plan of one blob.
+#[derive(Debug)]
+pub(in crate::peers) struct Plan {
+    digest: Digest,
+    weight: u64,
+    have: ChunkSet,
+    first_missing: u32,
+    asks: BTreeMap<AskId, Ask>,
+    /// Asks by chunk.
+    asked: HashMap<u32, Vec<AskId>>,
+    next_ask: AskId,
+    sources: BTreeMap<NodeId, (u64, Source)>,
+    /// Of the peers of this zone that fetch the blob too: how many have a chunk, and to how many it comes.
+    held: Vec<u16>,
+    coming: HashMap<u32, (u16, Duration)>,
+    /// Chunks that are expected from somebody who was named.
+    hinted: HashMap<u32, Hint>,
+    starving: Option<Duration>,
+    hopeless: Option<Duration>,
+    landed: VecDeque<Duration>,
+    state: State,
+    /// Chunks asked for a second time.
+    pub hedges: u64,
+}
+
+impl Plan {
+    /// A plan for what is missing of a blob.
+    pub(in crate::peers) fn new(digest: Digest, own: NodeId, have: ChunkSet) -> Self {
+        let first_missing = have.run(0);
+        let state = if have.is_full() { State::Done } else { State::Going };
+        Self {
+            digest,
+            weight: weight(&digest, &own),
+            held: vec![0; have.count() as usize],
+            have,
+            first_missing,
+            asks: BTreeMap::new(),
+            asked: HashMap::new(),
+            next_ask: 0,
+            sources: BTreeMap::new(),
+            coming: HashMap::new(),
+            hinted: HashMap::new(),
+            starving: None,
+            hopeless: None,
+            landed: VecDeque::new(),
+            state,
+            hedges: 0,
+        }
+    }
+
+    pub(in crate::peers) fn state(&self) -> State {
+        self.state
+    }
+
+    /// Whether a peer that says that it fetches the blob too should be asked (again) what it has.
+    pub(in crate::peers) fn needs(&self, peer: &NodeId) -> bool {
+        self.sources.get(peer).is_none_or(|(_, source)| !source.left && matches!(source.holding, Holding::Nothing))
+    }
+
+    /// Who has some of it.
+    pub(in crate::peers) fn holders(&self) -> Vec<NodeId> {
+        self.sources.iter().filter(|(_, (_, source))| source.is_whole() || source.is_part()).map(|(node, _)| *node).collect()
+    }
+
+    /// Takes note of what happened.
+    pub(in crate::peers) fn event(&mut self, now: Duration, event: Event, actions: &mut Vec<Action>) {
+        match event {
+            Event::Asked(peer, about) => {
+                let source = self.sources.entry(peer).or_insert_with(|| (weight(&self.digest, &peer), Source::new(about)));
+                if !source.1.left && matches!(source.1.holding, Holding::Nothing) {
+                    source.1.holding = Holding::Unknown;
+                }
+            }
+            Event::Says(peer, standing) => self.says(now, peer, standing),
+            Event::Left(peer) | Event::Dropped(peer) => self.leave(now, peer, actions),
+            Event::Found(chunks) => {
+                for index in chunks.iter().filter(|index| !self.have.has(*index)).collect::<Vec<_>>() {
+                    for ask in self.asked.get(&index).cloned().unwrap_or_default() {
+                        actions.push(Action::Cancel(ask));
+                        self.end_ask(now, ask);
+                    }
+                    self.have.insert(index);
+                }
+                self.first_missing += self.have.run(self.first_missing);
+                if self.have.is_full() {
+                    self.state = State::Done;
+                }
+            }
+            Event::Bytes(ask, bytes) => {
+                if let Some(ask) = self.asks.get_mut(&ask) {
+                    (ask.bytes, ask.heard) = (ask.bytes + bytes, now);
+                    let source = &mut self.sources.get_mut(&ask.peer).expect("asks are of sources").1;
+                    source.heard = now;
+                    if let Some((_, came)) = &mut source.busy {
+                        *came += bytes;
+                    }
+                }
+            }
+            Event::Landed(ask) => self.land(now, ask, actions),
+            Event::Elsewhere(ask, nodes) => {
+                let Some(ask) = self.end_ask(now, ask) else { return };
+                // Whoever is named but can't be reached from here has nothing to offer.
+                let in_reach = nodes.iter().any(|node| self.sources.get(node).is_some_and(|(_, source)| !source.left));
+                let hint = self.hinted.entry(ask.index).or_default();
+                hint.said.retain(|(node, _)| *node != ask.peer);
+                if in_reach {
+                    hint.until = hint.until.max(now + PATIENCE);
+                    hint.said.push((ask.peer, now + ASK_AGAIN));
+                } else {
+                    hint.until = now;
+                }
+            }
+            Event::Failed(ask) => {
+                if let Some(ask) = self.end_ask(now, ask)
+                    && let Some((_, source)) = self.sources.get_mut(&ask.peer)
+                {
+                    match &mut source.holding {
+                        Holding::Whole => {
+                            forget(&mut self.held, &mut self.coming, source);
+                            source.holding = Holding::Nothing;
+                        }
+                        Holding::Part { have, .. } => {
+                            if have.remove(ask.index) && source.peer.near {
+                                self.held[ask.index as usize] -= 1;
+                            }
+                        }
+                        _ => {}
+                    }
+                }
+            }
+            Event::Lied(ask) => {
+                if let Some(ask) = self.asks.get(&ask).copied() {
+                    actions.push(Action::Strike(ask.peer));
+                    self.leave(now, ask.peer, actions);
+                }
+            }
+        }
+    }
+
+    fn says(&mut self, now: Duration, peer: NodeId, standing: Standing) {
+        let count = u64::from(self.have.count());
+        let Some((_, source)) = self.sources.get_mut(&peer) else { return };
+        if source.left {
+            return;
+        }
+        let near = source.peer.near;
+        if matches!(standing, Standing::Part { .. }) {
+            source.is_relay = true;
+        }
+        match standing {
+            Standing::Change { landed, coming, dropped } => {
+                let Holding::Part { have, coming: underway } = &mut source.holding else { return };
+                let is_alive = !landed.is_empty();
+                for index in landed {
+                    if underway.remove(index) && near {
+                        uncome(&mut self.coming, index);
+                    }
+                    if have.insert(index) && near {
+                        self.held[index as usize] += 1;
+                    }
+                }
+                // Who gets something gets the rest, too: it is waited for.
+                if is_alive && near {
+                    underway.iter().for_each(|index| renew(&mut self.coming, index, now));
+                }
+                for index in dropped {
+                    if underway.remove(index) && near {
+                        uncome(&mut self.coming, index);
+                    }
+                }
+                for index in coming {
+                    if !have.has(index) && underway.insert(index) && near {
+                        come(&mut self.coming, index, now);
+                    }
+                }
+            }
+            standing => {
+                forget(&mut self.held, &mut self.coming, source);
+                source.holding = match standing {
+                    Standing::Whole => Holding::Whole,
+                    Standing::Part { have, coming } => match (have.to_set(count), coming.to_set(count)) {
+                        (Some(have), Some(coming)) => Holding::Part { have, coming },
+                        _ => Holding::Nothing,
+                    },
+                    _ => Holding::Nothing,
+                };
+                match &source.holding {
+                    Holding::Part { have, coming } if near => {
+                        have.iter().for_each(|index| self.held[index as usize] += 1);
+                        coming.iter().for_each(|index| come(&mut self.coming, index, now));
+                    }
+                    Holding::Whole if near && source.is_relay => self.held.iter_mut().for_each(|held| *held += 1),
+                    _ => {}
+                }
+            }
+        }
+    }
+
+    /// A peer is of no use any more: what was asked of it is free again.
+    fn leave(&mut self, now: Duration, peer: NodeId, actions: &mut Vec<Action>) {
+        let asks: Vec<_> = self.asks.iter().filter(|(_, ask)| ask.peer == peer).map(|(id, _)| *id).collect();
+        for ask in asks {
+            actions.push(Action::Cancel(ask));
+            self.end_ask(now, ask);
+        }
+        if let Some((_, source)) = self.sources.get_mut(&peer) {
+            forget(&mut self.held, &mut self.coming, source);
+            source.holding = Holding::Nothing;
+            source.left = true;
+        }
+    }
+
+    /// A peer that had left is back: it may be asked again.
+    pub(in crate::peers) fn back(&mut self, peer: NodeId) {
+        if let Some((_, source)) = self.sources.get_mut(&peer) {
+            *source = Source::new(source.peer.clone());
+        }
+    }
+
+    fn land(&mut self, now: Duration, ask: AskId, actions: &mut Vec<Action>) {
+        let Some(ask) = self.end_ask(now, ask) else { return };
+        if let Some((_, source)) = self.sources.get_mut(&ask.peer) {
+            source.gave(now.saturating_sub(ask.at));
+        }
+        for other in self.asked.remove(&ask.index).unwrap_or_default() {
+            actions.push(Action::Cancel(other));
+            self.end_ask(now, other);
+        }
+        self.hinted.remove(&ask.index);
+        self.have.insert(ask.index);
+        self.first_missing += self.have.run(self.first_missing);
+        self.landed.push_back(now);
+        self.starving = None;
+        if self.have.is_full() {
+            self.state = State::Done;
+        }
+    }
+
+    fn end_ask(&mut self, now: Duration, id: AskId) -> Option<Ask> {
+        let ask = self.asks.remove(&id)?;
+        if let Some(asks) = self.asked.get_mut(&ask.index) {
+            asks.retain(|other| *other != id);
+            if asks.is_empty() {
+                self.asked.remove(&ask.index);
+            }
+        }
+        let others = self.asks.values().any(|other| other.peer == ask.peer);
+        let (_, source) = self.sources.get_mut(&ask.peer)?;
+        if !ask.doubted {
+            source.outstanding -= 1;
+        }
+        source.busy = source.busy.filter(|_| others);
+        let _ = now;
+        Some(ask)
+    }
+
+    /// What to do now. To be called after events, and every [`TICK`] at least.
+    pub(in crate::peers) fn step(&mut self, now: Duration, actions: &mut Vec<Action>) {
+        if self.state != State::Going {
+            return;
+        }
+        self.leave_stalled(now, actions);
+        self.hedge(now, actions);
+        let asked = self.fill(now, actions);
+        let under_way = self.asks.values().filter(|ask| !ask.doubted).count() as u32;
+        if asked || under_way >= self.limit(now) || self.asked.len() as u32 == self.have.count() - self.have.len() {
+            self.starving = None;
+        } else {
+            self.starving.get_or_insert(now);
+        }
+        self.look_for_hope(now);
+    }
+
+    /// Leaves peers from which hardly anything comes.
+    fn leave_stalled(&mut self, now: Duration, actions: &mut Vec<Action>) {
+        let mut stalled = Vec::new();
+        for (node, (_, source)) in &mut self.sources {
+            let Some((since, came)) = source.busy else { continue };
+            let silent = now.saturating_sub(since.max(source.heard)) >= STALL;
+            if silent || (now.saturating_sub(since) >= TRICKLE_TIME && came < TRICKLE_BYTES) {
+                stalled.push(*node);
+            } else if now.saturating_sub(since) >= TRICKLE_TIME {
+                source.busy = Some((now, 0));
+            }
+        }
+        for node in stalled {
+            actions.push(Action::Strike(node));
+            self.leave(now, node, actions);
+        }
+    }
+
+    /// Asks elsewhere, too, for what is late.
+    fn hedge(&mut self, now: Duration, actions: &mut Vec<Action>) {
+        let is_end = self.asked.len() as u32 == self.have.count() - self.have.len();
+        let mut hedges = self.asks.values().filter(|ask| ask.is_hedge).count();
+        let late: Vec<_> = self
+            .asks
+            .iter()
+            .filter(|(_, ask)| !ask.doubted && self.asked.get(&ask.index).is_some_and(|asks| asks.len() == 1))
+            .filter_map(|(id, ask)| {
+                let source = &self.sources.get(&ask.peer)?.1;
+                let silent = ask.bytes > 0 && now.saturating_sub(source.heard) > SILENCE.max(source.peer.rtt * 4);
+                let age = now.saturating_sub(ask.at);
+                let is_late = age > CHUNK_LATE.max(source.took() * 3);
+                let is_last = is_end && age > END_LATE.max(source.took() * 2);
+                (silent || is_late || is_last).then_some((*id, *ask, silent || is_late))
+            })
+            .collect();
+        for (id, ask, is_bad) in late {
+            let silent = now.saturating_sub(self.sources[&ask.peer].1.heard) > SILENCE && ask.bytes > 0;
+            if hedges >= HEDGES_MAX && !silent {
+                continue;
+            }
+            // At the end of a blob nobody far is bothered.
+            let fits = |source: &Source| source.has(ask.index) && source.is_free() && (is_bad || source.peer.near);
+            let Some(peer) = self.best(ask.index, |node, source| *node != ask.peer && fits(source)) else { continue };
+            if is_bad {
+                self.asks.get_mut(&id).expect("looked at just now").doubted = true;
+                self.sources.get_mut(&ask.peer).expect("asks are of sources").1.outstanding -= 1;
+            }
+            self.hedges += 1;
+            hedges += 1;
+            self.ask(now, peer, ask.index, true, true, actions);
+        }
+    }
+
+    /// Asks for chunks until enough are under way; whether any was asked for.
+    fn fill(&mut self, now: Duration, actions: &mut Vec<Action>) -> bool {
+        let limit = self.limit(now);
+        let mut under_way = self.asks.values().filter(|ask| !ask.doubted).count() as u32;
+        let end = self.have.count().min(self.first_missing.saturating_add(HORIZON));
+        let next = self.first_missing.saturating_add(READ_AHEAD).min(end);
+        let mut wanted: Vec<u32> =
+            (self.first_missing..end).filter(|index| !self.have.has(*index) && !self.asked.contains_key(index)).collect();
+        let behind = wanted.partition_point(|index| *index < next);
+        // First what nobody near has: this node's share of it, in order, so that who has it whole is never idle. Then the rarest;
+        // among equals each node has an order of its own, so that they have different things to give each other.
+        let key = |index: &u32| match self.held[*index as usize] {
+            0 => (0, u64::from(*index)),
+            held => (held, mix(self.weight ^ u64::from(*index))),
+        };
+        wanted[behind..].sort_by_cached_key(key);
+        let mut asked = false;
+        // Whose share is done helps with the others' in an order of his own, so that not all help with the same.
+        let is_orphan = |index: &u32| self.held[*index as usize] == 0 && !self.coming.contains_key(index);
+        let is_done = !wanted.iter().any(|index| is_orphan(index) && self.rank(*index) == 0);
+        if is_done {
+            let orphans = wanted[behind..].partition_point(|index| self.held[*index as usize] == 0);
+            wanted[behind..behind + orphans].sort_by_cached_key(|index| mix(self.weight ^ u64::from(*index)));
+        }
+        for index in wanted {
+            let most = if self.held[index as usize] == 0 { UNDER_WAY_MAX } else { limit };
+            if under_way < most
+                && let Some((peer, insist)) = self.choose(now, index, index < next, is_done)
+            {
+                self.ask(now, peer, index, insist, false, actions);
+                under_way += 1;
+                asked = true;
+            }
+        }
+        asked
+    }
+
+    /// Of whom to ask for a chunk now, if of anybody.
+    fn choose(&self, now: Duration, index: u32, is_next: bool, is_done: bool) -> Option<(NodeId, bool)> {
+        let starving = self.starving.map_or(Duration::ZERO, |since| now.saturating_sub(since));
+        if self.held[index as usize] > 0 {
+            let said = self.hinted.get(&index).map(|hint| hint.said.as_slice()).unwrap_or_default();
+            let may_ask = |node: &NodeId| said.iter().all(|(who, until)| who != node || now >= *until);
+            let relay = self
+                .best(index, |node, source| source.peer.near && source.is_relay && source.is_free() && source.has(index) && may_ask(node));
+            if relay.is_some() || starving < PATIENCE {
+                return relay.map(|relay| (relay, false));
+            }
+        }
+        let rank = self.rank(index);
+        let announced = self.coming.get(&index).map(|(_, since)| *since);
+        let hinted = self.hinted.get(&index).map(|hint| hint.until);
+        let insist = match (announced, hinted) {
+            (None, None) => starving >= PATIENCE,
+            (announced, hinted) => {
+                let until = announced.map(|since| since + PATIENCE).max(hinted).unwrap_or_default() + STEAL * rank;
+                if now < until || !(is_next || starving > STEAL) {
+                    return None;
+                }
+                true
+            }
+        };
+        if !insist && rank > 0 && !is_done && starving < STEAL * rank {
+            return None;
+        }
+        let whole = self.best(index, |_, source| source.peer.near && source.is_whole() && source.is_free());
+        if whole.is_some() {
+            return whole.map(|whole| (whole, insist));
+        }
+        let is_near = self.sources.values().any(|(_, source)| source.peer.near && source.is_whole());
+        if is_near && !insist {
+            return None;
+        }
+        self.best(index, |_, source| !source.peer.near && source.is_free() && source.has(index)).map(|far| (far, insist))
+    }
+
+    /// How many of those who fetch the blob in this zone come before this node for a chunk; 0: it is this node's share.
+    fn rank(&self, index: u32) -> u32 {
+        let own = mix(self.weight ^ u64::from(index));
+        let near = || self.sources.values().filter(|(_, source)| source.peer.near);
+        let others = near().filter(|(_, source)| source.is_part()).count();
+        // With as many who have it whole as fetch it, nobody has to share.
+        if near().filter(|(_, source)| source.is_whole()).count() > others {
+            return 0;
+        }
+        near().filter(|(weight, source)| source.is_part() && mix(weight ^ u64::from(index)) > own).count() as u32
+    }
+
+    /// The source that fits and costs least.
+    fn best(&self, index: u32, fits: impl Fn(&NodeId, &Source) -> bool) -> Option<NodeId> {
+        let fitting = self.sources.iter().filter(|(node, (_, source))| fits(node, source));
+        let order = |(weight, source): &(u64, Source)| (source.cost().as_millis() / 50, mix(weight ^ self.weight ^ u64::from(index)));
+        fitting.min_by_key(|(_, source)| order(source)).map(|(node, _)| *node)
+    }
+
+    fn ask(&mut self, now: Duration, peer: NodeId, index: u32, insist: bool, is_hedge: bool, actions: &mut Vec<Action>) {
+        let ask = self.next_ask;
+        self.next_ask += 1;
+        self.asks.insert(ask, Ask { peer, index, at: now, bytes: 0, heard: now, is_hedge, doubted: false });
+        self.asked.entry(index).or_default().push(ask);
+        let source = &mut self.sources.get_mut(&peer).expect("chosen among the sources").1;
+        source.outstanding += 1;
+        source.busy.get_or_insert((now, 0));
+        actions.push(Action::Ask { ask, peer, index, insist });
+    }
+
+    /// How many chunks may be under way. Among many who give a little each, one of each at least.
+    fn limit(&mut self, now: Duration) -> u32 {
+        while self.landed.front().is_some_and(|at| now.saturating_sub(*at) > RATE_TIME) {
+            self.landed.pop_front();
+        }
+        let sources = self.sources.values().filter(|(_, source)| source.is_part() || source.is_whole()).count() as u32;
+        let least = sources.clamp(UNDER_WAY_MIN, UNDER_WAY_MAX / 2);
+        let time = RATE_TIME.min(now).max(Duration::from_millis(1));
+        let wanted = self.landed.len() as f64 * UNDER_WAY.as_secs_f64() / time.as_secs_f64();
+        (wanted.ceil() as u32).clamp(least, UNDER_WAY_MAX)
+    }
+
+    /// Gives up when nobody has what is missing, and nobody may still say that he has.
+    fn look_for_hope(&mut self, now: Duration) {
+        let live = || self.sources.values().map(|(_, source)| source).filter(|source| !source.left);
+        let end = self.have.count();
+        let hope = !self.asks.is_empty()
+            || live().any(Source::is_whole)
+            || (now < ANSWER && live().any(|source| matches!(source.holding, Holding::Unknown)))
+            || (live().any(Source::is_part)
+                && (self.first_missing..end).filter(|index| !self.have.has(*index)).any(|index| {
+                    live().any(|source| matches!(&source.holding, Holding::Part { have, coming } if have.has(index) || coming.has(index)))
+                }));
+        if hope {
+            self.hopeless = None;
+            return;
+        }
+        let since = *self.hopeless.get_or_insert(now);
+        // Who fetches it too may have found something meanwhile.
+        let may_come = live().any(Source::is_part);
+        if !may_come || now.saturating_sub(since) >= HOPELESS {
+            self.state = State::Failed;
+        }
+    }
+}
+
+/// How often a plan is looked at when nothing happens.
+pub(in crate::peers) const TICK: Duration = Duration::from_millis(100);
+
+/// Bytes of a chunk.
+pub(in crate::peers) fn chunk_size(size: u64, index: u32) -> u64 {
+    CHUNK_SIZE.min(size.saturating_sub(u64::from(index) * CHUNK_SIZE))
+}
+
+fn come(coming: &mut HashMap<u32, (u16, Duration)>, index: u32, now: Duration) {
+    let entry = coming.entry(index).or_insert((0, now));
+    *entry = (entry.0 + 1, now);
+}
+
+fn renew(coming: &mut HashMap<u32, (u16, Duration)>, index: u32, now: Duration) {
+    if let Some(entry) = coming.get_mut(&index) {
+        entry.1 = now;
+    }
+}
+
+fn uncome(coming: &mut HashMap<u32, (u16, Duration)>, index: u32) {
+    if let Some(entry) = coming.get_mut(&index) {
+        entry.0 -= 1;
+        if entry.0 == 0 {
+            coming.remove(&index);
+        }
+    }
+}
+
+/// Takes what a source has out of the counts.
+fn forget(held: &mut [u16], coming: &mut HashMap<u32, (u16, Duration)>, source: &Source) {
+    match &source.holding {
+        Holding::Part { have, coming: underway } if source.peer.near => {
+            have.iter().for_each(|index| held[index as usize] -= 1);
+            underway.iter().for_each(|index| uncome(coming, index));
+        }
+        Holding::Whole if source.peer.near && source.is_relay => held.iter_mut().for_each(|held| *held -= 1),
+        _ => {}
+    }
+}
+
+/// What a node weighs for a blob; mixed with the index of a chunk, for that chunk.
+fn weight(digest: &Digest, node: &NodeId) -> u64 {
+    let mut hasher = blake3::Hasher::new_keyed(&node.0);
+    hasher.update(&digest.to_key());
+    let hash = hasher.finalize();
+    u64::from_le_bytes(hash.as_bytes()[..8].try_into().expect("8 of 32 bytes"))
+}
+
+/// Spreads a number over 64 bits (the finalizer of SplitMix64).
+fn mix(number: u64) -> u64 {
+    let number = (number ^ (number >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+    let number = (number ^ (number >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+    number ^ (number >> 31)
+}

@@ -1,0 +1,122 @@
+//! What the plan knows of one peer: what it has of the blob, what is asked of it, how fast it answers.
+
+use std::time::Duration;
+
+use larder_protocol::chunks::ChunkSet;
+
+/// Chunks asked of one peer at a time: at first, and at most.
+const WINDOW_FIRST: u32 = 2;
+const WINDOW_MAX: u32 = 8;
+/// A chunk that comes faster lets the window grow, one that comes slower lets it shrink; round trips come on top.
+const QUICK: Duration = Duration::from_millis(500);
+const SLOW: Duration = Duration::from_millis(1500);
+/// Round trips that belong to every chunk.
+const ROUND_TRIPS: u32 = 3;
+/// What a peer is taken to need for a chunk before it has given one.
+const FIRST_GUESS: Duration = Duration::from_millis(100);
+/// How much worse each strike makes a peer look.
+const STRIKE_COST: u32 = 4;
+
+/// A peer, as far as one blob is concerned.
+#[derive(Clone, Debug)]
+pub(in crate::peers) struct Peer {
+    /// In this node's zone.
+    pub near: bool,
+    /// Measured.
+    pub rtt: Duration,
+    /// What it did before.
+    pub strikes: u32,
+}
+
+/// What it has.
+#[derive(Clone, Debug)]
+pub(super) enum Holding {
+    /// It was asked and has not said.
+    Unknown,
+    Nothing,
+    Whole,
+    /// It fetches the blob, too.
+    Part {
+        have: ChunkSet,
+        coming: ChunkSet,
+    },
+}
+
+/// A peer and what is under way with it.
+#[derive(Clone, Debug)]
+pub(super) struct Source {
+    pub peer: Peer,
+    pub holding: Holding,
+    /// It fetches the blob, or did while this node does.
+    pub is_relay: bool,
+    /// Asks under way that are not given up on.
+    pub outstanding: u32,
+    pub window: u32,
+    /// How long a chunk takes, smoothed.
+    took: Option<Duration>,
+    /// When a byte of any chunk last came from it.
+    pub heard: Duration,
+    /// Since when something is asked of it without a break, and the bytes that came since.
+    pub busy: Option<(Duration, u64)>,
+    /// Of no use any more for this blob.
+    pub left: bool,
+}
+
+impl Source {
+    pub(super) fn new(peer: Peer) -> Self {
+        Self {
+            peer,
+            holding: Holding::Unknown,
+            is_relay: false,
+            outstanding: 0,
+            window: WINDOW_FIRST,
+            took: None,
+            heard: Duration::ZERO,
+            busy: None,
+            left: false,
+        }
+    }
+
+    pub(super) fn is_whole(&self) -> bool {
+        !self.left && matches!(self.holding, Holding::Whole)
+    }
+
+    pub(super) fn is_part(&self) -> bool {
+        !self.left && matches!(self.holding, Holding::Part { .. })
+    }
+
+    pub(super) fn has(&self, index: u32) -> bool {
+        !self.left
+            && match &self.holding {
+                Holding::Whole => true,
+                Holding::Part { have, .. } => have.has(index),
+                Holding::Unknown | Holding::Nothing => false,
+            }
+    }
+
+    /// Whether more may be asked of it.
+    pub(super) fn is_free(&self) -> bool {
+        !self.left && self.outstanding < self.window
+    }
+
+    /// What a chunk takes from it.
+    pub(super) fn took(&self) -> Duration {
+        self.took.unwrap_or(FIRST_GUESS + self.peer.rtt * ROUND_TRIPS)
+    }
+
+    /// How long one more chunk would take, about.
+    pub(super) fn cost(&self) -> Duration {
+        self.took() * (self.outstanding + 1) * (1 + STRIKE_COST * self.peer.strikes.min(8))
+    }
+
+    /// A chunk came whole after so long.
+    pub(super) fn gave(&mut self, after: Duration) {
+        let trips = self.peer.rtt * ROUND_TRIPS;
+        if after < QUICK + trips {
+            self.window = (self.window + 1).min(WINDOW_MAX);
+        } else if after > SLOW + trips {
+            self.window = (self.window - 1).max(1);
+        }
+        self.took = Some(self.took.map_or(after, |took| (took * 3 + after) / 4));
+    }
+}
