@@ -14,7 +14,7 @@ FUZZ_SECONDS ?= 300
 # How many seeds `make sim` tries.
 SIM_SEEDS ?= 100000
 
-.PHONY: help run demo test sim bench bench-cluster bench-scale soak fuzz lint deny deb build
+.PHONY: help run demo test sim bench bench-cluster bench-fleet bench-scale soak fuzz lint deny deb build
 
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 16
@@ -46,6 +46,10 @@ bench: ## the figures of the design, as tables
 bench-cluster: ## the same of many nodes with a network between them; needs root; BENCH_QUICK, BENCH_MIB
 	packaging/setup test
 	cargo test $(profile) -p larder --test bench-cluster -- --ignored --nocapture --test-threads=1
+
+bench-fleet: ## how 128, 1,000 and 10,000 nodes behave, simulated, and what a connection costs; ten minutes
+	packaging/setup build
+	BENCH_FLEET=1 cargo test $(profile) -p larder --lib peers::tests::fleet -- --nocapture --test-threads=1
 
 bench-scale: ## the same of a node with 1,000,000 tags, 100,000 repositories and 1,000,000 blobs
 	packaging/setup build

@@ -135,7 +135,7 @@ async fn admit(inner: &Inner, stranger: NodeId, join: Join) -> Result<Answer> {
         let roles = role.of(standing);
         let mut records = vec![(Key::Member(stranger), Some(Value::Member(join.member)))];
         // It may have been a member before, in another role.
-        records.extend((roles != standing).then(|| (Key::Role(stranger), Some(Value::Role(roles)))));
+        records.extend((roles != standing).then_some((Key::Role(stranger), Some(Value::Role(roles)))));
         store.commit(Commit { records, settings: vec![(reader, None), (name, None)] })?;
         Ok(Ok(()))
     });

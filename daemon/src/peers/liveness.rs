@@ -88,7 +88,6 @@ impl Liveness {
             periodic_announce: often(ANNOUNCE),
             periodic_announce_to_down_members: often(ANNOUNCE),
             periodic_gossip: often(GOSSIP),
-            ..Config::simple()
         };
         let foca = Foca::new(Id(own), config, SmallRng::seed_from_u64(seed), Wire);
         Self {

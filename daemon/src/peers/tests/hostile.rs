@@ -1,5 +1,6 @@
 //! Strangers and members that mean harm.
 
+use std::collections::hash_map::Entry;
 use std::net::SocketAddr;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -35,14 +36,17 @@ impl Relay {
         tokio::spawn(async move {
             let (mut packet, mut callers) = (vec![0; 65536], HashMap::new());
             while let Ok((length, caller)) = outer.recv_from(&mut packet).await {
-                if !callers.contains_key(&caller) {
-                    let inner = Arc::new(bind().await);
-                    tokio::spawn(pass_back(Arc::clone(&inner), Arc::clone(&outer), caller, Arc::clone(&back), Arc::clone(&cut)));
-                    callers.insert(caller, inner);
-                }
+                let inner = match callers.entry(caller) {
+                    Entry::Occupied(known) => Arc::clone(known.get()),
+                    Entry::Vacant(new) => {
+                        let inner = Arc::new(bind().await);
+                        tokio::spawn(pass_back(Arc::clone(&inner), Arc::clone(&outer), caller, Arc::clone(&back), Arc::clone(&cut)));
+                        Arc::clone(new.insert(inner))
+                    }
+                };
                 forth.fetch_add(length as u64, Ordering::Relaxed);
                 if *cut.lock().expect("held for a look") != Some((caller, Way::Forth)) {
-                    let _ = callers[&caller].send_to(&packet[..length], target).await;
+                    let _ = inner.send_to(&packet[..length], target).await;
                 }
             }
         });
