@@ -55,7 +55,9 @@ async fn pulled(url: &str, nodes: &[Node], blobs: &[Content]) -> Pulled {
     let digests: Vec<String> = blobs.iter().map(|blob| blob.digest()).collect();
     let (begin, before, busy) = (Instant::now(), spent(), Busy::start());
     let pulls = blobs.iter().zip(&digests).map(|(blob, digest)| pulls::blob(url, digest, blob.size));
-    join_all(pulls).await.into_iter().for_each(|pulled| drop(pulled.expect("pull a blob")));
+    for pulled in join_all(pulls).await {
+        pulled.expect("pull a blob");
+    }
     let (seconds, gigabytes) = (begin.elapsed().as_secs_f64(), SIZE as f64 / 1e9);
     Pulled { rate: gigabytes * 1e3 / seconds, processor: (spent() - before) / gigabytes, busy: busy.percent() }
 }

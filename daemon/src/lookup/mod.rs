@@ -58,6 +58,9 @@ pub enum Error {
     },
 }
 
+/// The searches under way, and how urgent each is.
+type Searches = HashMap<Digest, (watch::Receiver<Search>, Arc<Urgency>)>;
+
 /// Finds content. Cheap to clone.
 #[derive(Clone)]
 pub struct Lookup {
@@ -71,7 +74,7 @@ pub struct Lookup {
     risk: Arc<risk::Exposed>,
     /// Bytes a second.
     repair_rate: u64,
-    searches: Arc<Mutex<HashMap<Digest, (watch::Receiver<Search>, Arc<Urgency>)>>>,
+    searches: Arc<Mutex<Searches>>,
 }
 
 /// A blob that can be read now.

@@ -246,17 +246,14 @@ impl Plan {
                 if let Some(ask) = self.end_ask(now, ask)
                     && let Some((_, source)) = self.sources.get_mut(&ask.peer)
                 {
-                    match &mut source.holding {
-                        Holding::Whole => {
-                            forget(&mut self.held, &mut self.coming, source);
-                            source.holding = Holding::Nothing;
-                        }
-                        Holding::Part { have, .. } => {
-                            if have.remove(ask.index) && source.peer.near {
-                                self.held[ask.index as usize] -= 1;
-                            }
-                        }
-                        _ => {}
+                    if let Holding::Whole = source.holding {
+                        forget(&mut self.held, &mut self.coming, source);
+                        source.holding = Holding::Nothing;
+                    } else if let Holding::Part { have, .. } = &mut source.holding
+                        && have.remove(ask.index)
+                        && source.peer.near
+                    {
+                        self.held[ask.index as usize] -= 1;
                     }
                 }
             }

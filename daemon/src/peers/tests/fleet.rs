@@ -206,12 +206,12 @@ fn liveness_bytes(count: usize, restarts: usize) -> f64 {
         liveness
     };
     let mut sites: Vec<Liveness> = (0..count).map(|index| begin(index, 1, start)).collect();
-    for index in 0..count {
+    for (index, site) in sites.iter_mut().enumerate() {
         for other in (0..count).filter(|other| *other != index) {
-            sites[index].linked(node(other), 1, DATAGRAMS_SINCE, start);
+            site.linked(node(other), 1, DATAGRAMS_SINCE, start);
         }
         // What is said when everyone meets everyone at once is no part of the figure.
-        sites[index].take();
+        site.take();
     }
     let (mut wire, mut sent, mut random) = (BinaryHeap::new(), 0u64, Random::new(1));
     // By then everyone has told everyone that it is there.
