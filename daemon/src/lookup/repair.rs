@@ -2,7 +2,7 @@
 //!
 //! When other members count than before, all links are looked through once, a page at a time, and what this node owns now and lacks is
 //! fetched at `peers.repair_rate`. The place in the links is written down, so a restart goes on there; when nothing changed, nothing is
-//! read. What a node owns no more stays until there is need of room (`upkeep`).
+//! read but once a day. What a node owns no more stays until there is need of room (`upkeep`).
 //!
 //! What could not be had is tried again later and later, and at once when somebody comes into reach.
 
@@ -35,6 +35,8 @@ const FETCHES: usize = 4;
 const FULL_PAUSE: Duration = Duration::from_secs(60);
 /// When more could not be had than is remembered, all is looked through again after so long.
 const AGAIN: Duration = Duration::from_secs(600);
+/// And in any case after so long: records that were mended behind the cursor of `copies` are found then, and copies that others have lost.
+const AGAIN_ANYWAY: Duration = Duration::from_secs(24 * 60 * 60);
 
 /// Runs until the node stops.
 pub(super) async fn run(lookup: Lookup) {
@@ -63,12 +65,12 @@ enum Brought {
 
 impl Repair {
     fn new(lookup: Lookup, stopping: &CancellationToken) -> Self {
-        let (placement, rate) = (lookup.peers.placement(), lookup.repair_rate);
-        Self { lookup, stopping: stopping.clone(), placement, pace: Mutex::new(Pace::new(rate, Instant::now())), again: None }
+        let (placement, rate, now) = (lookup.peers.placement(), lookup.repair_rate, Instant::now());
+        Self { lookup, stopping: stopping.clone(), placement, pace: Mutex::new(Pace::new(rate, now)), again: Some(now + AGAIN_ANYWAY) }
     }
 
     async fn run(mut self) {
-        let mut arrivals = self.lookup.peers.arrivals();
+        let (mut arrivals, mut lives) = (self.lookup.peers.arrivals(), self.lookup.store.lives());
         tokio::time::sleep(SETTLE).await;
         loop {
             let pause = match self.step().await {
@@ -80,6 +82,11 @@ impl Repair {
                             if came.is_ok() {
                                 self.lookup.ledger.lock().owed.hasten(Instant::now());
                             }
+                            SETTLE
+                        }
+                        // F11: records may come under numbers that `copies` has passed.
+                        Ok(()) = lives.changed() => {
+                            self.lookup.ledger.lock().scan.again();
                             SETTLE
                         }
                         () = tokio::time::sleep(LOOK) => Duration::ZERO,
@@ -138,10 +145,8 @@ impl Repair {
             Brought::All => {
                 let mut state = self.lookup.ledger.lock();
                 state.scan.advance(fingerprint, next);
-                if state.owed.take_overflow() {
-                    self.again.get_or_insert(now + AGAIN);
-                }
                 if state.scan.place().is_none() {
+                    self.again = Some(now + if state.owed.take_overflow() { AGAIN } else { AGAIN_ANYWAY });
                     tracing::info!(owed = state.owed.len(), "looked through all links for what became this node's share");
                 }
                 Ok(Some(PAGE_PAUSE))

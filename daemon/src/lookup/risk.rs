@@ -54,6 +54,14 @@ struct Blob {
 }
 
 impl State {
+    /// Another life has numbers of its own: its journal is read from the beginning. What was exposed in the one before still is.
+    fn follow(&mut self, origin: Origin) {
+        if self.origin != Some(origin) {
+            (self.origin, self.read) = (Some(origin), 0);
+            self.blobs.values_mut().for_each(|blob| blob.sequence = None);
+        }
+    }
+
     fn expose(&mut self, digest: Digest, blob: Blob) {
         if self.blobs.len() < EXPOSED_MAX {
             self.blobs.entry(digest).or_insert(blob);
@@ -197,7 +205,12 @@ async fn round(lookup: &Lookup) -> Result<(), store::Error> {
 
 /// Without another node, everything is on this one alone, and nothing of it needs to be remembered.
 async fn alone(lookup: &Lookup) -> Result<(), store::Error> {
-    let (origin, read) = (lookup.store.origin(), lookup.risk.lock().read);
+    let origin = lookup.store.origin();
+    let read = {
+        let mut state = lookup.risk.lock();
+        state.follow(origin);
+        state.read
+    };
     let (disk, first) = lookup.store.run(move |store| Ok::<_, store::Error>((store.disk()?, store.tail(&origin, read, BATCH)?))).await?;
     let oldest = first.iter().filter(|numbered| is_link(numbered)).map(|numbered| numbered.record.stamp.time.ms()).min();
     lookup.metrics.single_copy.set(disk.blobs, oldest.filter(|_| disk.blobs > 0));
@@ -209,7 +222,8 @@ async fn read(lookup: &Lookup) -> Result<(), store::Error> {
     let origin = lookup.store.origin();
     loop {
         let (read, full) = {
-            let state = lookup.risk.lock();
+            let mut state = lookup.risk.lock();
+            state.follow(origin);
             (state.read, state.blobs.len() >= EXPOSED_MAX)
         };
         let known = lookup.store.vector().get(&origin);
@@ -263,6 +277,19 @@ mod tests {
         assert_eq!((state.cursor(), state.totals()), (3, (30, Some(3))), "a blob counts once, since it first came");
         state.blobs.remove(&digest(1));
         assert_eq!((state.cursor(), state.totals()), (9, (20, Some(3))), "what was doubted holds no cursor back");
+    }
+
+    #[test]
+    fn f11_another_life_is_read_from_the_beginning_and_forgets_nothing_exposed() {
+        let origin = |incarnation| Origin { node: larder_protocol::stamp::NodeId([1; 32]), incarnation };
+        let mut state = State { origin: Some(origin(1)), read: 9, ..State::default() };
+        state.expose(digest(1), Blob { size: 10, since_ms: 5, sequence: Some(4) });
+        state.follow(origin(1));
+        assert_eq!(state.cursor(), 3);
+        state.follow(origin(2));
+        assert_eq!((state.cursor(), state.totals()), (0, (10, Some(5))));
+        state.read = 2;
+        assert_eq!(state.cursor(), 2, "a number of the life before holds nothing back");
     }
 
     #[test]
