@@ -13,6 +13,7 @@ use std::time::Duration;
 
 use anyhow::Context;
 use futures_util::future::BoxFuture;
+use larder_protocol::message::Class;
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
 
@@ -85,10 +86,11 @@ impl Node {
             }),
             &tasks,
         );
+        // A client waits for the answer to its push.
         let keeping = lookup.clone();
         peers.start_keeping(Arc::new(move |digest, link| {
             let lookup = keeping.clone();
-            Box::pin(async move { lookup.ensure(digest, link).await.is_ok() })
+            Box::pin(async move { lookup.ensure_for(digest, link, Class::Client).await.is_ok() })
         }));
         lookup.start().await.context("read which copies this node owes")?;
         let neighbours = Arc::new(Neighbours(peers.clone()));
