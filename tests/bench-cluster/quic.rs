@@ -19,29 +19,35 @@ const DEADLINE: Duration = Duration::from_secs(400);
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 #[ignore = "make bench-cluster"]
 async fn the_path_between_peers_beside_tcp() {
-    let Some(mut rig) = Rig::new() else { return };
-    let hosts: Vec<Host> = (0..2).map(|_| rig.host(0, None)).collect();
     let mut figures = Vec::new();
-    within(DEADLINE, async {
-        // One replica: the second node gets nothing by itself but what it owns, and only what it does not own is pulled here.
-        let nodes = cluster(&hosts, |node| node.env("LARDER_PEERS__REPLICAS", "1")).await;
-        for (what, count) in [("one blob", 1), ("8 blobs at once", MANY)] {
-            let blobs = foreign(&nodes, count).await;
-            let from = hosts[0].url_from(&hosts[1], PORT);
-            let tcp = pulled(&from, &nodes, &blobs).await;
-            let quic = pulled(&nodes[1].url(), &nodes, &blobs).await;
-            figures.extend([
-                Figure::new(format!("{what}, over TCP"), tcp.rate, "MB/s"),
-                Figure::new(format!("{what}, over the peers' path"), quic.rate, "MB/s"),
-                Figure::new(format!("{what}, the peers' path beside TCP"), quic.rate / tcp.rate, "x"),
-                Figure::new(format!("{what}, processor of both nodes, TCP"), tcp.processor, "s/GB"),
-                Figure::new(format!("{what}, processor of both nodes, peers' path"), quic.processor, "s/GB"),
-                Figure::new("machine busy meanwhile", quic.busy, "%"),
-            ]);
-        }
-    })
-    .await;
+    for (frames, mtu) in [("", 1500), (", jumbo frames", 9000)] {
+        let Some(mut rig) = Rig::new() else { return };
+        let hosts: Vec<Host> = (0..2).map(|_| rig.host(0, None)).collect();
+        hosts.iter().for_each(|host| host.set_mtu(mtu));
+        figures.extend(within(DEADLINE, beside_tcp(&hosts, frames)).await);
+    }
     figures::publish(PROGRAM, "cluster-quic", &figures);
+}
+
+async fn beside_tcp(hosts: &[Host], frames: &str) -> Vec<Figure> {
+    let mut figures = Vec::new();
+    // One replica: the second node gets nothing by itself but what it owns, and only what it does not own is pulled here.
+    let nodes = cluster(hosts, |node| node.env("LARDER_PEERS__REPLICAS", "1")).await;
+    for (what, count) in [("one blob", 1), ("8 blobs at once", MANY)] {
+        let blobs = foreign(&nodes, count).await;
+        let from = hosts[0].url_from(&hosts[1], PORT);
+        let tcp = pulled(&from, &nodes, &blobs).await;
+        let quic = pulled(&nodes[1].url(), &nodes, &blobs).await;
+        figures.extend([
+            Figure::new(format!("{what}, over TCP{frames}"), tcp.rate, "MB/s"),
+            Figure::new(format!("{what}, over the peers' path{frames}"), quic.rate, "MB/s"),
+            Figure::new(format!("{what}, the peers' path beside TCP"), quic.rate / tcp.rate, "x"),
+            Figure::new(format!("{what}, processor of both nodes, TCP"), tcp.processor, "s/GB"),
+            Figure::new(format!("{what}, processor of both nodes, peers' path"), quic.processor, "s/GB"),
+            Figure::new("machine busy meanwhile", quic.busy, "%"),
+        ]);
+    }
+    figures
 }
 
 struct Pulled {

@@ -211,6 +211,14 @@ impl Host {
         shape(switch, port, rate);
     }
 
+    /// Sets the largest frame of its cable, in bytes.
+    pub fn set_mtu(&self, size: u16) {
+        let Plugged { namespace, switch, port, .. } = &*self.inner;
+        let line = |device: &str| format!("link set {device} mtu {size}\n");
+        let set = switch.ip(&line(port)).and_then(|()| namespace.ip(&line("net0")));
+        set.unwrap_or_else(|error| panic!("set the frames of {port}: {error}"));
+    }
+
     /// Pulls the cable, or plugs it in again.
     pub fn set_plugged(&self, is_plugged: bool) {
         let Plugged { switch, port, .. } = &*self.inner;
