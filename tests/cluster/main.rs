@@ -2,6 +2,7 @@
 
 mod content;
 mod members;
+mod network;
 mod owners;
 mod records;
 
