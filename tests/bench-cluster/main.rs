@@ -11,6 +11,10 @@ mod fetch_through;
 mod origin_lost;
 mod pulls;
 mod quic;
+mod records;
+#[path = "../scale/store.rs"]
+#[allow(dead_code)]
+mod store;
 mod tags;
 mod zones;
 
