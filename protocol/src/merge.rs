@@ -65,12 +65,26 @@ pub enum Fate {
     Anew,
 }
 
-/// Decides that. `is_covered`: the other node's vector has its number; `is_told`: the copy has something under its key.
-pub fn fate(record: &RawRecord, is_covered: bool, is_told: bool) -> Fate {
-    match (is_told || !is_purged_once_seen(record.kind), is_covered, record.value.is_some()) {
-        (true, _, _) => Fate::Stays,
-        (false, false, true) => Fate::Anew,
-        (false, _, _) => Fate::Goes,
+/// Who has seen a record that is here, when a copy of another node's state is taken.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct SeenBy {
+    /// The other node: its vector has the record's number.
+    pub other: bool,
+    /// The copy has something under the record's key.
+    pub copy: bool,
+    /// Any node at all, as far as is known here.
+    pub anyone: bool,
+}
+
+/// Decides that.
+pub fn fate(record: &RawRecord, seen: SeenBy) -> Fate {
+    match (seen.copy || !is_purged_once_seen(record.kind), seen.other) {
+        (true, _) => Fate::Stays,
+        (false, true) => Fate::Goes,
+        // A delete of what the other has never seen: a third may have that still. And a delete of what a third has seen is with that third still,
+        // because nobody forgets a delete before it has heard from everyone who has seen it.
+        (false, false) if record.value.is_none() || seen.anyone => Fate::Stays,
+        (false, false) => Fate::Anew,
     }
 }
 
@@ -132,12 +146,14 @@ mod tests {
     #[test]
     fn f18_what_was_deleted_goes_and_what_nobody_has_seen_is_written_anew() {
         let (live, dead) = (record(3, 1, Some(1)), record(3, 1, None));
-        assert_eq!(fate(&live, true, false), Fate::Goes);
-        assert_eq!(fate(&live, false, false), Fate::Anew);
-        assert_eq!(fate(&dead, true, false), Fate::Goes);
-        assert_eq!(fate(&dead, false, false), Fate::Goes);
+        let seen = |other, copy, anyone| SeenBy { other, copy, anyone };
+        assert_eq!(fate(&live, seen(true, false, true)), Fate::Goes);
+        assert_eq!(fate(&live, seen(false, false, false)), Fate::Anew);
+        assert_eq!(fate(&live, seen(false, false, true)), Fate::Stays, "a third may have deleted it");
+        assert_eq!(fate(&dead, seen(true, false, true)), Fate::Goes);
+        assert_eq!(fate(&dead, seen(false, false, false)), Fate::Stays, "what it deletes may be with a third");
         for record in [&live, &dead, &record(6, 1, None), &record(900, 1, Some(1))] {
-            assert_eq!(fate(record, true, record.kind == 3), Fate::Stays);
+            assert_eq!(fate(record, seen(true, record.kind == 3, true)), Fate::Stays);
         }
     }
 }

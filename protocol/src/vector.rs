@@ -46,7 +46,9 @@ impl VersionVector {
 
     /// Lowers `origin` to `sequence`: what is known behind it may be something else than what others know there.
     pub fn lower(&mut self, origin: &Origin, sequence: u64) {
-        if let Some(known) = self.0.get_mut(origin) {
+        if sequence == 0 {
+            self.0.remove(origin);
+        } else if let Some(known) = self.0.get_mut(origin) {
             *known = sequence.min(*known);
         }
     }

@@ -14,6 +14,7 @@ use larder_protocol::vector::{Origin, VersionVector};
 use super::Inner;
 use super::error::{Error, Result};
 use super::links::Link;
+use super::sync::fork_point;
 use crate::store::{self, Acknowledged, Store};
 
 /// How often it is written down, and how often upkeep of the records looks at it.
@@ -32,12 +33,22 @@ impl Acks {
         Ok(Self(Mutex::new(store.acknowledged()?.into_iter().collect())))
     }
 
-    /// Up to which own number a peer is sure to mean the same, of those up to `last`.
-    fn sure(&self, peer: &NodeId, own: &Origin, last: u64) -> u64 {
-        match self.lock().get(peer) {
-            Some(said) => said.vector.get(own).min(last),
-            None => last.saturating_sub(ASKED_BACK_MAX),
-        }
+    /// Up to which own number a peer is sure to mean the same, of those up to `last`. `first`: the number at the first start since which not every
+    /// member was looked at.
+    fn sure(&self, peer: &NodeId, own: &Origin, last: u64, first: Option<u64>) -> u64 {
+        let said = self.lock().get(peer).map(|said| said.vector.get(own));
+        let sure = match first {
+            Some(first) => first.max(said.unwrap_or(0)),
+            None => said.unwrap_or(last.saturating_sub(ASKED_BACK_MAX)),
+        };
+        sure.min(last)
+    }
+
+    /// What any member is known to have seen.
+    pub(super) fn anyone(&self) -> VersionVector {
+        let mut anyone = VersionVector::default();
+        self.lock().values().for_each(|said| anyone.merge(&said.vector));
+        anyone
     }
 
     /// Takes note of what the peer of a link knows. Of this node's own records only what was looked at counts.
@@ -78,21 +89,41 @@ impl Inner {
     /// Up to which of this node's own numbers the peer of a link is sure to mean the same.
     pub(super) fn sure(&self, link: &Link, own: &Origin) -> u64 {
         let last = self.store.vector().get(own);
-        if link.is_checked(own) { link.known().get(own).min(last) } else { self.acks.sure(&link.connection.peer(), own, last) }
+        if link.is_checked(own) {
+            return link.known().get(own).min(last);
+        }
+        self.acks.sure(&link.connection.peer(), own, last, self.store.starts().first().copied())
     }
 
-    /// Hears how far a peer has come. When it has more of this node's own records than were ever written here, this node begins another life.
+    /// Hears how far a peer has come. When it has more of this node's own records than were ever written here, this node begins another life;
+    /// while what it has of them is being looked at, that tells more.
     pub(super) async fn hear(&self, link: &Link, vector: &VersionVector) -> Result<()> {
         link.knows(vector);
         let own = self.store.origin();
-        if vector.get(&own) > self.store.vector().get(&own) {
-            self.begin_life(link, own).await?;
+        if link.is_checked(&own) && vector.get(&own) > self.store.vector().get(&own) {
+            self.begin_life(link, own, None).await?;
+        }
+        Ok(())
+    }
+
+    /// What a peer has of this node's own records was looked at.
+    pub(super) async fn looked_at(&self, link: &Link, own: Origin) -> Result<()> {
+        link.set_checked(own);
+        let others = self.members.others();
+        let all = {
+            let mut looked_at = self.looked_at.lock().unwrap_or_else(PoisonError::into_inner);
+            looked_at.insert((link.connection.peer(), own));
+            others.iter().all(|(member, _)| looked_at.contains(&(*member, own)))
+        };
+        if all {
+            self.store.run(|store| store.settle_starts()).await?;
         }
         Ok(())
     }
 
     /// Another copy of this data folder has written under its origin: takes another one.
-    pub(super) async fn begin_life(&self, link: &Link, own: Origin) -> Result<()> {
+    /// `wrong`: the first number under which the peer has something else.
+    pub(super) async fn begin_life(&self, link: &Link, own: Origin, wrong: Option<u64>) -> Result<()> {
         let now = std::time::Instant::now();
         {
             let mut last = self.life_begun.lock().unwrap_or_else(PoisonError::into_inner);
@@ -102,7 +133,8 @@ impl Inner {
             }
             *last = Some(now);
         }
-        let sure = self.sure(link, &own);
+        // Without a start that is not settled, two of a kind run at once: then what the peer is sure of must do.
+        let sure = fork_point(&self.store.starts(), wrong).unwrap_or_else(|| self.sure(link, &own));
         self.store.run(move |store| store.begin_life(own, sure)).await?;
         self.metrics.lives.inc();
         Ok(())
@@ -117,11 +149,13 @@ mod tests {
     fn f11_of_a_peer_that_was_never_met_the_last_records_are_asked_back() {
         let (peer, own) = (NodeId([2; 32]), Origin { node: NodeId([1; 32]), incarnation: 1 });
         let acks = Acks(Mutex::default());
-        assert_eq!((acks.sure(&peer, &own, 7), acks.sure(&peer, &own, ASKED_BACK_MAX + 7)), (0, 7));
+        let sure = |last, first| acks.sure(&peer, &own, last, first);
+        assert_eq!((sure(7, None), sure(ASKED_BACK_MAX + 7, None), sure(7, Some(5)), sure(7, Some(9))), (0, 7, 5, 7));
         acks.silent(&peer, Duration::from_secs(1));
-        assert_eq!(acks.sure(&peer, &own, 7), 0);
+        assert_eq!(sure(7, None), 0);
         acks.lock().get_mut(&peer).expect("noted").vector.advance(own, 9);
-        assert_eq!((acks.sure(&peer, &own, 7), acks.sure(&peer, &own, 12)), (7, 9));
+        assert_eq!((sure(7, None), sure(12, None), sure(12, Some(5)), sure(12, Some(10))), (7, 9, 9, 10));
+        assert_eq!(acks.anyone().get(&own), 9);
         assert_eq!(acks.all()[0].1.silent_ms, 1000);
         assert_eq!(acks.retain(|_| false), [peer]);
         assert!(acks.all().is_empty());

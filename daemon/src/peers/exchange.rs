@@ -3,11 +3,12 @@
 //! Each side pulls over one stream of its own, which stays open: what is written is pushed as it is written. After each
 //! exchange the reader says how far it has come ([`Seen`]), so that each side knows what the other lacks.
 
+use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::Duration;
 
 use larder_protocol::message::{Request, Seen, Update};
-use larder_protocol::vector::VersionVector;
+use larder_protocol::vector::{Origin, VersionVector};
 use tokio::time::Instant;
 
 use super::Inner;
@@ -66,8 +67,9 @@ pub(super) async fn pull(inner: &Inner, link: &Arc<Link>) {
 async fn pull_once(inner: &Inner, link: &Arc<Link>) -> Result<Next> {
     let (mut lives, own) = (inner.store.lives(), inner.store.origin());
     // F11: of its own records a node asks back what the peer is not sure to have from here.
-    let mut ours = inner.store.vector();
-    ours.lower(&own, inner.sure(link, &own));
+    let sure = inner.sure(link, &own);
+    let mut ours = known(inner, link, &own);
+    ours.lower(&own, sure);
     let brief = link.version() >= SINCE_BRIEF && link.may_be_brief();
     let request = if brief { Request::SyncBrief(ours.hash()) } else { Request::Sync(ours.clone()) };
     let mut stream = link.connection.open(&request).await?;
@@ -76,7 +78,7 @@ async fn pull_once(inner: &Inner, link: &Arc<Link>) -> Result<Next> {
     }
     let (mut gather, mut snapshot) = (Gather::default(), None);
     let (mut give_up, mut told) = (None, ours);
-    let mut over_quota = false;
+    let (mut over_quota, mut confirmed) = (false, HashSet::new());
     let mut pace = Pace::new(inner.records.rate);
     loop {
         let next = stream.receive.message::<Update>();
@@ -115,35 +117,48 @@ async fn pull_once(inner: &Inner, link: &Arc<Link>) -> Result<Next> {
             keys.add(&part.records);
             keys.add(&returned);
         }
-        if !returned.is_empty() && inner.store.run(move |store| store.is_forked(&returned)).await? {
-            inner.begin_life(link, own).await?;
+        let told_of_own = covered.as_ref().map_or(0, |covered| covered.get(&own));
+        let is_more = told_of_own > inner.store.vector().get(&own);
+        confirmed.extend(returned.iter().map(|numbered| numbered.sequence));
+        let wrong = match returned.is_empty() {
+            true => None,
+            false => inner.store.run(move |store| store.first_wrong(&returned)).await?,
+        };
+        if wrong.is_some() || is_more {
+            inner.begin_life(link, own, wrong).await?;
             return Ok(Next::AtOnce);
         }
         let whole = part.whole;
         if let Some((horizon, keys)) = snapshot.take_if(|_| whole) {
             // What is known counts when what the snapshot lacks is gone.
             part.advance = VersionVector::default();
-            apply(inner, part, &mut gather).await?;
+            apply(inner, link, part, &mut gather).await?;
             if gather.is_holding() {
                 tokio::time::sleep(REFUSED_RETRY).await;
                 return Ok(Next::Later);
             }
             let covered = covered.expect("an exchange ends with a vector");
-            let taken = inner.store.run(move |store| store.take_snapshot(&keys, &covered, &horizon)).await?;
+            // ORDER: before the snapshot asks by number.
+            renumber(inner, link, own, sure, told_of_own, &mut confirmed).await?;
+            let anyone = inner.acks.anyone();
+            let taken = inner.store.run(move |store| store.take_snapshot(&keys, &covered, &horizon, &anyone)).await?;
             tracing::warn!(
                 peer = ?link.connection.peer(), dropped = taken.dropped, reissued = taken.reissued,
                 "this node was away for so long that deletes were forgotten meanwhile: it has taken a copy of what its peer holds; what it had written and nobody \
                  had seen is kept"
             );
         } else {
-            over_quota |= apply(inner, part, &mut gather).await?;
+            over_quota |= apply(inner, link, part, &mut gather).await?;
+            if whole {
+                renumber(inner, link, own, sure, told_of_own, &mut confirmed).await?;
+            }
         }
         if gather.is_holding() && give_up.is_none() {
             // S33: a flood is not asked for again and again.
             give_up = Some(Instant::now() + if over_quota { QUOTA_RETRY } else { REFUSED_RETRY });
         }
         if whole {
-            link.set_checked(own);
+            inner.looked_at(link, own).await?;
             link.set_heard(!gather.is_holding());
             let known = inner.store.vector();
             stream.send.message(&Seen(known.beyond(&told))).await?;
@@ -175,9 +190,33 @@ async fn at(time: Option<Instant>) {
     }
 }
 
+/// What is known, but for what a peer is asked for once more: what it has of earlier lives of this node in which another copy wrote too.
+fn known(inner: &Inner, link: &Link, own: &Origin) -> VersionVector {
+    let mut known = inner.store.vector();
+    if !link.is_checked(own) {
+        inner.store.unsure().iter().for_each(|(origin, sure)| known.lower(origin, *sure));
+    }
+    known
+}
+
+/// At the end of the first exchange of a link: what the peer counts as known of this node's own and has not sent back was superseded there, or has a
+/// number that means something else there; it gets another number.
+async fn renumber(inner: &Inner, link: &Link, own: Origin, sure: u64, upto: u64, confirmed: &mut HashSet<u64>) -> Result<()> {
+    let confirmed = std::mem::take(confirmed);
+    if link.is_checked(&own) {
+        return Ok(());
+    }
+    let after = inner.store.starts().last().copied().unwrap_or(sure).max(sure);
+    let count = inner.store.run(move |store| store.renumber(own, after, upto, &confirmed)).await?;
+    if count > 0 {
+        tracing::debug!(peer = ?link.connection.peer(), count, "own records have new numbers: a peer knows theirs and has not sent them back");
+    }
+    Ok(())
+}
+
 /// Applies a part; says whether a node in it has too many records.
-async fn apply(inner: &Inner, mut part: Part, gather: &mut Gather) -> Result<bool> {
-    if !part.trim(&inner.store.vector()) {
+async fn apply(inner: &Inner, link: &Link, mut part: Part, gather: &mut Gather) -> Result<bool> {
+    if !part.trim(&known(inner, link, &inner.store.origin())) {
         return Ok(false);
     }
     let (origins, whole) = (part.origins(), part.whole);

@@ -127,6 +127,8 @@ struct Inner {
     /// Up to where an archive knows what was deleted.
     archived: std::sync::OnceLock<Archived>,
     clones: clones::Clones,
+    /// Whose knowledge of which of this node's origins was looked at.
+    looked_at: std::sync::Mutex<std::collections::HashSet<(NodeId, larder_protocol::vector::Origin)>>,
     /// When another copy of this data folder was last found.
     life_begun: std::sync::Mutex<Option<std::time::Instant>>,
     tasks: Tasks,
@@ -263,6 +265,7 @@ impl Peers {
             records: config.records.clone(),
             archived: Default::default(),
             clones: Default::default(),
+            looked_at: Default::default(),
             life_begun: Default::default(),
             tasks: tasks.clone(),
             metrics,

@@ -115,7 +115,7 @@ impl Part {
 }
 
 /// What everyone has seen that counts: a member that was silent for too long does not, as long as more than half of all are there. `None`: so many
-/// are away that nothing can be said. `members`: what each other one knows, and for how long it was silent.
+/// are away, or so much that others know is unknown here, that nothing can be said. `members`: what each other one knows, and for how long it was silent.
 pub(super) fn seen_by_all<'a>(
     ours: &VersionVector,
     members: impl IntoIterator<Item = (&'a VersionVector, Duration)>,
@@ -125,12 +125,25 @@ pub(super) fn seen_by_all<'a>(
     for (vector, silent) in members {
         all += 1;
         if silent < lapse_after {
+            // Something that another knows may be what a tombstone here is about.
+            if !ours.covers(vector) {
+                return None;
+            }
             here += 1;
             seen = seen.common(vector);
         }
     }
     // Of two parts that are cut off from each other, at most one forgets.
     (here == all || here * 2 > all).then_some(seen)
+}
+
+/// Up to which own number a data folder is what others know, when it turns out that another copy of it was written in: a copy is put in its place before
+/// a start, so up to the last number of one of the `starts`: the last one, or the last before the first number that is `wrong`.
+pub(super) fn fork_point(starts: &BTreeSet<u64>, wrong: Option<u64>) -> Option<u64> {
+    match wrong {
+        Some(wrong) => starts.range(..wrong).next_back().or(starts.first()).copied(),
+        None => starts.last().copied(),
+    }
 }
 
 /// How fast records are taken from one peer.
@@ -172,5 +185,7 @@ fn size(record: &NumberedRecord) -> usize {
     128 + record.record.key.len() + record.record.value.as_ref().map_or(0, Vec::len)
 }
 
+#[cfg(test)]
+mod simulation;
 #[cfg(test)]
 mod tests;

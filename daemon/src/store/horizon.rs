@@ -15,7 +15,7 @@
 
 use std::collections::HashSet;
 
-use larder_protocol::merge::{Fate, fate, is_purged_once_seen};
+use larder_protocol::merge::{Fate, SeenBy, fate, is_purged_once_seen};
 use larder_protocol::record::{Numbered, RawRecord, Record};
 use larder_protocol::vector::{Origin, VersionVector};
 
@@ -106,8 +106,8 @@ impl Store {
     }
 
     /// Ends the taking of a snapshot whose records are merged: `told` are its keys, `covered` is the vector of the node whose state it is, and
-    /// `horizon` up to where that has purged.
-    pub fn take_snapshot(&self, told: &Told, covered: &VersionVector, horizon: &VersionVector) -> Result<Taken> {
+    /// `horizon` up to where that has purged; `anyone`: what any member is known to have seen.
+    pub fn take_snapshot(&self, told: &Told, covered: &VersionVector, horizon: &VersionVector, anyone: &VersionVector) -> Result<Taken> {
         let index = &self.inner.index;
         let mut taken = Taken::default();
         for table in TABLES {
@@ -120,8 +120,9 @@ impl Store {
                 for (key, _) in &rows {
                     // Under the lock: as it stands now.
                     let Some(row) = index.row::<RecordRow>(table, key)? else { continue };
-                    let is_covered = row.sequence <= covered.get(&row.origin);
-                    match fate(&row.record, is_covered, told.has(&row.record)) {
+                    let is_in = |vector: &VersionVector| row.sequence <= vector.get(&row.origin);
+                    let seen = SeenBy { other: is_in(covered), copy: told.has(&row.record), anyone: is_in(anyone) };
+                    match fate(&row.record, seen) {
                         Fate::Stays => {}
                         // Nobody would take what a reader writes.
                         Fate::Anew if writing.is_reader() => {

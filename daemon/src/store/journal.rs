@@ -18,6 +18,7 @@ use tokio::sync::watch;
 
 use super::error::{Error, Result};
 use super::forks::Forks;
+use super::incarnation::{Lives, META_LIVES};
 use super::index::{Batch, Index, RecordRow, Table, decode};
 use super::quarantine::{self, Waiting};
 use super::quota::{Counted, Counts, Quota};
@@ -66,6 +67,7 @@ struct Writer {
     sums: Sums,
     counts: Counts,
     horizon: VersionVector,
+    lives: Lives,
 }
 
 /// What a writing moves on in the writer, once its batch is written.
@@ -79,6 +81,7 @@ pub(super) struct Moves {
     counted: Counted,
     life: Option<Origin>,
     pub horizon: Option<VersionVector>,
+    lives: Option<Lives>,
 }
 
 /// A writing under way: what it has read stands still until it is done.
@@ -110,6 +113,11 @@ impl Journal {
         };
         let vector: VersionVector = index.row(Table::Meta, META_VECTOR)?.unwrap_or_default();
         let life = Origin { node, incarnation };
+        let mut lives: Lives = index.row(Table::Meta, META_LIVES)?.unwrap_or_default();
+        lives.start(vector.get(&life));
+        let mut batch = Batch::default();
+        index.put_row(&mut batch, Table::Meta, META_LIVES, &lives);
+        index.write(batch)?;
         let writer = Writer {
             clock: Clock::new(index.row(Table::Meta, META_CLOCK)?.unwrap_or_default()),
             vector: vector.clone(),
@@ -119,6 +127,7 @@ impl Journal {
             sums: Sums::open(index)?,
             counts: Counts::read(index)?,
             horizon: index.row(Table::Meta, META_HORIZON)?.unwrap_or_default(),
+            lives,
         };
         Ok(Self {
             life: watch::Sender::new(life),
@@ -242,15 +251,39 @@ impl Writing<'_> {
     /// Writes a record of this node with a time of the past, which must be later than that of what stands.
     pub(super) fn record_at(&mut self, key: Key, value: Option<Value>, time: HybridTime) -> Result<()> {
         let origin = self.origin();
-        let sequence = self.vector.get(&origin) + 1;
-        self.vector.advance(origin, sequence);
-        // Given out, whatever becomes of the batch.
-        self.writer.vector.advance(origin, sequence);
+        let sequence = self.next_number(origin);
         let numbered = Numbered { origin, sequence, record: Record { key, value, stamp: Stamp { time, node: origin.node } } };
         let stands = self.stand(numbered.clone())?;
         assert!(stands, "a stamp of now beats what stood before, since the clock never runs back; and others are chosen to");
         self.numbered.push(numbered);
         Ok(())
+    }
+
+    /// The next number of one of this node's origins.
+    pub(super) fn next_number(&mut self, origin: Origin) -> u64 {
+        let sequence = self.vector.get(&origin) + 1;
+        self.vector.advance(origin, sequence);
+        // Given out, whatever becomes of the batch.
+        self.writer.vector.advance(origin, sequence);
+        sequence
+    }
+
+    /// Puts a record's row and its place in the journal, where `before` stood.
+    pub(super) fn place(&mut self, before: Option<&RecordRow>, row: RecordRow) {
+        let (table, key) = (table_of(row.record.kind), row_key(row.record.kind, &row.record.key));
+        self.moved(before, Some(&row));
+        let place = journal_key(&row.origin, row.sequence);
+        self.index.put_row(&mut self.batch, Table::Journal, &place, &(row.record.kind, &row.record.key));
+        self.index.put_row(&mut self.batch, table, &key, &row);
+    }
+
+    pub(super) fn lives(&self) -> &Lives {
+        &self.writer.lives
+    }
+
+    pub(super) fn set_lives(&mut self, lives: Lives) {
+        self.index.put_row(&mut self.batch, Table::Meta, META_LIVES, &lives);
+        self.moves.lives = Some(lives);
     }
 
     /// Writes or removes a setting of another room.
@@ -276,14 +309,11 @@ impl Writing<'_> {
             index.delete(&mut self.batch, Table::Journal, &journal_key(&before.origin, before.sequence));
         }
         let row = RecordRow { origin: numbered.origin, sequence: numbered.sequence, record: raw };
-        self.moved(before.as_ref(), Some(&row));
-        let before = before.map(|row| parse(&row.record)).transpose()?;
-        self.replaced(&numbered.record, before.as_ref())?;
+        let standing = before.as_ref().map(|row| parse(&row.record)).transpose()?;
+        self.replaced(&numbered.record, standing.as_ref())?;
         self.take_back(&row.record, &row.origin)?;
-        self.follow(&numbered.record, before.as_ref());
-        let place = journal_key(&row.origin, row.sequence);
-        index.put_row(&mut self.batch, Table::Journal, &place, &(row.record.kind, &row.record.key));
-        index.put_row(&mut self.batch, table, &key, &row);
+        self.follow(&numbered.record, standing.as_ref());
+        self.place(before.as_ref(), row);
         Ok(true)
     }
 
@@ -413,6 +443,9 @@ impl Writer {
         }
         self.sums.follow(moves.sums);
         self.counts.follow(moves.counted);
+        if let Some(lives) = moves.lives {
+            self.lives = lives;
+        }
         if let Some(horizon) = moves.horizon {
             self.horizon = horizon;
         }

@@ -129,6 +129,12 @@ impl Writing<'_> {
                     self.record(key, Some(link))?;
                     return Ok(true);
                 }
+                let mut numbered = numbered;
+                if self.lives().is_unsure(&origin, sequence) {
+                    // Others may know something else under that number, and would never ask for this.
+                    let own = self.origin();
+                    (numbered.origin, numbered.sequence) = (own, self.next_number(own));
+                }
                 let stands = self.stand(numbered)?;
                 assert!(stands, "it was judged to");
                 applied.changed.push(key);
