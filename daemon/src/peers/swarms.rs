@@ -79,6 +79,11 @@ impl Swarms {
         Fetching { swarms: self, digest, newcomers }
     }
 
+    /// How many blobs are being fetched.
+    pub(super) fn count(&self) -> u32 {
+        lock(&self.fetches).len() as u32
+    }
+
     /// A peer fetches a blob, too.
     pub(super) fn takes_part(&self, digest: &Digest, peer: NodeId) {
         if let Some(fetch) = lock(&self.fetches).get(digest) {

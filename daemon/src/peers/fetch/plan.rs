@@ -151,6 +151,8 @@ pub(in crate::peers) struct Plan {
     hopeless: Option<Duration>,
     landed: VecDeque<Duration>,
     state: State,
+    /// Fetches that are under way on this node, this one included: they share what may be under way.
+    pub fetches: u32,
     /// Chunks asked for a second time.
     pub hedges: u64,
 }
@@ -176,6 +178,7 @@ impl Plan {
             hopeless: None,
             landed: VecDeque::new(),
             state,
+            fetches: 1,
             hedges: 0,
         }
     }
@@ -440,8 +443,9 @@ impl Plan {
             if hedges >= HEDGES_MAX && !silent {
                 continue;
             }
-            // At the end of a blob nobody far is bothered.
-            let fits = |source: &Source| source.has(ask.index) && source.is_free() && (is_bad || source.peer.near);
+            // For what is only late nobody far is bothered, as long as it comes.
+            let is_hardly = silent || self.sources[&ask.peer].1.is_trickle(now);
+            let fits = |source: &Source| source.has(ask.index) && source.is_free() && (is_hardly || source.peer.near);
             let Some(peer) = self.best(ask.index, |node, source| *node != ask.peer && fits(source)) else { continue };
             if is_bad {
                 self.asks.get_mut(&id).expect("looked at just now").doubted = true;
@@ -478,7 +482,7 @@ impl Plan {
             wanted[behind..behind + orphans].sort_by_cached_key(|index| mix(self.weight ^ u64::from(*index)));
         }
         for index in wanted {
-            let most = if self.held[index as usize] == 0 { UNDER_WAY_MAX } else { limit };
+            let most = if self.held[index as usize] == 0 { (UNDER_WAY_MAX / self.fetches.max(1)).max(limit) } else { limit };
             if under_way < most
                 && let Some((peer, insist)) = self.choose(now, index, index < next, is_done)
             {
@@ -565,10 +569,10 @@ impl Plan {
             self.landed.pop_front();
         }
         let sources = self.sources.values().filter(|(_, source)| source.is_part() || source.is_whole()).count() as u32;
-        let least = sources.clamp(UNDER_WAY_MIN, UNDER_WAY_MAX / 2);
+        let least = (sources.clamp(UNDER_WAY_MIN, UNDER_WAY_MAX / 2) / self.fetches.max(1)).max(UNDER_WAY_MIN / 2);
         let time = RATE_TIME.min(now).max(Duration::from_millis(1));
         let wanted = self.landed.len() as f64 * UNDER_WAY.as_secs_f64() / time.as_secs_f64();
-        (wanted.ceil() as u32).clamp(least, UNDER_WAY_MAX)
+        (wanted.ceil() as u32).clamp(least, (UNDER_WAY_MAX / self.fetches.max(1)).max(least))
     }
 
     /// Gives up when nobody has what is missing, and nobody may still say that he has.

@@ -169,6 +169,7 @@ impl Run<'_> {
         if self.staging.is_resumed() && self.now() < ASK {
             return;
         }
+        self.plan.fetches = self.inner.swarms.count();
         let (now, mut actions, hedges) = (self.now(), Vec::new(), self.plan.hedges);
         self.plan.step(now, &mut actions);
         self.inner.metrics.hedged_chunks.inc_by(self.plan.hedges - hedges);

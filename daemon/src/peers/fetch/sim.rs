@@ -244,8 +244,7 @@ impl Sim<'_> {
                 }
             }
         }
-        while let Some(std::cmp::Reverse((at, number, from, to))) = self.queue.peek().copied().filter(|next| next.0.0 <= self.now) {
-            let _ = at;
+        while let Some(std::cmp::Reverse((_, number, from, to))) = self.queue.peek().copied().filter(|next| next.0.0 <= self.now) {
             self.queue.pop();
             let message = self.messages.remove(&number).expect("queued with its message");
             if self.nodes[to].alive {
@@ -692,11 +691,10 @@ fn sim_whatever_happens_who_can_have_the_blob_gets_it_and_nobody_hangs() {
         let world = random_world(seed);
         let outcome = world.run();
         let honest = world.nodes.iter().any(|node| node.begins.is_none() && node.manner == Manner::Honest && node.death.is_none());
-        for (at, node) in world.nodes.iter().enumerate().filter(|(_, node)| node.begins.is_some() && node.death.is_none()) {
+        for (at, _) in world.nodes.iter().enumerate().filter(|(_, node)| node.begins.is_some() && node.death.is_none()) {
             let (done, failed) = (outcome.done[at].is_some(), outcome.failed[at]);
             assert!(done || failed, "seed {seed}: node {at} hangs: {outcome:#?} in {world:#?}");
             assert!(done || !honest, "seed {seed}: node {at} gave up and a holder lives: {outcome:#?} in {world:#?}");
-            let _ = node;
         }
     }
 }

@@ -14,6 +14,8 @@ const SLOW: Duration = Duration::from_millis(1500);
 const ROUND_TRIPS: u32 = 3;
 /// What a peer is taken to need for a chunk before it has given one.
 const FIRST_GUESS: Duration = Duration::from_millis(100);
+/// Fewer bytes a second are next to nothing.
+const TRICKLE_RATE: f64 = 32_768.0;
 /// How much worse each strike makes a peer look.
 const STRIKE_COST: u32 = 4;
 
@@ -97,6 +99,11 @@ impl Source {
     /// Whether more may be asked of it.
     pub(super) fn is_free(&self) -> bool {
         !self.left && self.outstanding < self.window
+    }
+
+    /// Whether next to nothing comes of what is asked of it.
+    pub(super) fn is_trickle(&self, now: Duration) -> bool {
+        self.busy.is_some_and(|(since, came)| (came as f64) < TRICKLE_RATE * now.saturating_sub(since).as_secs_f64())
     }
 
     /// What a chunk takes from it.
