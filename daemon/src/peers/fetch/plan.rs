@@ -39,8 +39,13 @@ const RATE_TIME: Duration = Duration::from_secs(2);
 const CHUNK_LATE: Duration = Duration::from_secs(4);
 /// The same for a chunk of which bytes have come, and then none.
 const SILENCE: Duration = Duration::from_millis(700);
+/// After so long it counts as lost.
+const SILENCE_LONG: Duration = Duration::from_secs(2);
 /// How long a chunk that comes to another node is waited for. A node with less weight waits longer.
 const PATIENCE: Duration = Duration::from_secs(4);
+const PATIENCE_MAX: Duration = Duration::from_secs(20);
+/// The same in times of what a chunk takes from the slowest peer.
+const PATIENT_FOR: u32 = 3;
 /// Who has named others for a chunk is not asked for it again for so long.
 const ASK_AGAIN: Duration = Duration::from_millis(1500);
 /// Who starves for this long takes from the next node's share.
@@ -113,8 +118,6 @@ struct Ask {
     index: u32,
     at: Duration,
     bytes: u64,
-    /// When bytes of it last came.
-    heard: Duration,
     /// A second ask of the same chunk.
     is_hedge: bool,
     /// Asked for elsewhere, too: its peer is not counted on.
@@ -128,6 +131,18 @@ struct Hint {
     until: Duration,
     /// Who said so, and until when they are not asked for it again.
     said: Vec<(NodeId, Duration)>,
+}
+
+/// How badly an ask is late.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Late {
+    /// It is among the last of the blob, and others come faster.
+    Last,
+    Late,
+    /// Bytes have come, and then none.
+    Silent,
+    /// Next to nothing comes.
+    Hardly,
 }
 
 /// The plan of one blob.
@@ -148,6 +163,8 @@ pub(in crate::peers) struct Plan {
     /// Chunks that are expected from somebody who was named.
     hinted: HashMap<u32, Hint>,
     starving: Option<Duration>,
+    /// [`PATIENCE`], or more where chunks take long.
+    patience: Duration,
     hopeless: Option<Duration>,
     landed: VecDeque<Duration>,
     state: State,
@@ -175,6 +192,7 @@ impl Plan {
             coming: HashMap::new(),
             hinted: HashMap::new(),
             starving: None,
+            patience: PATIENCE,
             hopeless: None,
             landed: VecDeque::new(),
             state,
@@ -223,7 +241,7 @@ impl Plan {
             }
             Event::Bytes(ask, bytes) => {
                 if let Some(ask) = self.asks.get_mut(&ask) {
-                    (ask.bytes, ask.heard) = (ask.bytes + bytes, now);
+                    ask.bytes += bytes;
                     let source = &mut self.sources.get_mut(&ask.peer).expect("asks are of sources").1;
                     source.heard = now;
                     if let Some((_, came)) = &mut source.busy {
@@ -239,7 +257,7 @@ impl Plan {
                 let hint = self.hinted.entry(ask.index).or_default();
                 hint.said.retain(|(node, _)| *node != ask.peer);
                 if in_reach {
-                    hint.until = hint.until.max(now + PATIENCE);
+                    hint.until = hint.until.max(now + self.patience);
                     hint.said.push((ask.peer, now + ASK_AGAIN));
                 } else {
                     hint.until = now;
@@ -391,6 +409,8 @@ impl Plan {
         if self.state != State::Going {
             return;
         }
+        let slowest = self.sources.values().filter(|(_, source)| !source.left).map(|(_, source)| source.took()).max();
+        self.patience = (slowest.unwrap_or_default() * PATIENT_FOR).clamp(PATIENCE, PATIENCE_MAX);
         self.leave_stalled(now, actions);
         self.hedge(now, actions);
         let asked = self.fill(now, actions);
@@ -425,36 +445,52 @@ impl Plan {
     fn hedge(&mut self, now: Duration, actions: &mut Vec<Action>) {
         let is_end = self.asked.len() as u32 == self.have.count() - self.have.len();
         let mut hedges = self.asks.values().filter(|ask| ask.is_hedge).count();
-        let late: Vec<_> = self
-            .asks
-            .iter()
-            .filter(|(_, ask)| !ask.doubted && self.asked.get(&ask.index).is_some_and(|asks| asks.len() == 1))
-            .filter_map(|(id, ask)| {
-                let source = &self.sources.get(&ask.peer)?.1;
-                let silent = ask.bytes > 0 && now.saturating_sub(source.heard) > SILENCE.max(source.peer.rtt * 4);
-                let age = now.saturating_sub(ask.at);
-                let is_late = age > CHUNK_LATE.max(source.took() * 3);
-                let is_last = is_end && age > END_LATE.max(source.took() * 2);
-                (silent || is_late || is_last).then_some((*id, *ask, silent || is_late))
-            })
-            .collect();
-        for (id, ask, is_bad) in late {
-            let silent = now.saturating_sub(self.sources[&ask.peer].1.heard) > SILENCE && ask.bytes > 0;
-            if hedges >= HEDGES_MAX && !silent {
+        let alone = self.asks.iter().filter(|(_, ask)| self.asked.get(&ask.index).is_some_and(|asks| asks.len() == 1));
+        let late: Vec<_> = alone.filter_map(|(id, ask)| Some((*id, *ask, self.lateness(now, ask, is_end)?))).collect();
+        for (id, ask, late) in late {
+            if hedges >= HEDGES_MAX && late < Late::Silent {
                 continue;
             }
-            // For what is only late nobody far is bothered, as long as it comes.
-            let is_hardly = silent || self.sources[&ask.peer].1.is_trickle(now);
-            let fits = |source: &Source| source.has(ask.index) && source.is_free() && (is_hardly || source.peer.near);
-            let Some(peer) = self.best(ask.index, |node, source| *node != ask.peer && fits(source)) else { continue };
-            if is_bad {
+            let said = self.said(ask.index, now);
+            // For what is only late, neither who is far is bothered, nor who gave it to others already: it comes.
+            let fits = |node: &NodeId, source: &Source| {
+                let is_other = *node != ask.peer && source.has(ask.index) && source.is_free() && !said.contains(node);
+                is_other && (late >= Late::Silent || source.peer.near && source.is_relay)
+            };
+            let relay = self.best(ask.index, |node, source| fits(node, source) && source.peer.near && source.is_relay);
+            let Some(peer) = relay.or_else(|| self.best(ask.index, fits)) else { continue };
+            if late > Late::Last && !ask.doubted {
                 self.asks.get_mut(&id).expect("looked at just now").doubted = true;
                 self.sources.get_mut(&ask.peer).expect("asks are of sources").1.outstanding -= 1;
             }
             self.hedges += 1;
             hedges += 1;
-            self.ask(now, peer, ask.index, true, true, actions);
+            self.ask(now, peer, ask.index, relay.is_some() || late == Late::Hardly, true, actions);
         }
+    }
+
+    /// Whether an ask is late, and how badly.
+    fn lateness(&self, now: Duration, ask: &Ask, is_end: bool) -> Option<Late> {
+        let source = &self.sources.get(&ask.peer)?.1;
+        let (silence, age) = (now.saturating_sub(source.heard.max(ask.at)), now.saturating_sub(ask.at));
+        let is_late = age > CHUNK_LATE.max(source.took() * 3);
+        if (ask.bytes > 0 && silence > SILENCE_LONG) || (is_late && source.is_trickle(now)) {
+            Some(Late::Hardly)
+        } else if ask.bytes > 0 && silence > SILENCE.max(source.peer.rtt * 4) {
+            Some(Late::Silent)
+        } else if is_late {
+            Some(Late::Late)
+        } else if is_end && age > END_LATE.max(source.took() * 2) {
+            Some(Late::Last)
+        } else {
+            None
+        }
+    }
+
+    /// Who has named others for a chunk, and is not asked for it again yet.
+    fn said(&self, index: u32, now: Duration) -> Vec<NodeId> {
+        let said = self.hinted.get(&index).map(|hint| hint.said.as_slice()).unwrap_or_default();
+        said.iter().filter(|(_, until)| now < *until).map(|(node, _)| *node).collect()
     }
 
     /// Asks for chunks until enough are under way; whether any was asked for.
@@ -498,11 +534,11 @@ impl Plan {
     fn choose(&self, now: Duration, index: u32, is_next: bool, is_done: bool) -> Option<(NodeId, bool)> {
         let starving = self.starving.map_or(Duration::ZERO, |since| now.saturating_sub(since));
         if self.held[index as usize] > 0 {
-            let said = self.hinted.get(&index).map(|hint| hint.said.as_slice()).unwrap_or_default();
-            let may_ask = |node: &NodeId| said.iter().all(|(who, until)| who != node || now >= *until);
+            let said = self.said(index, now);
+            let may_ask = |node: &NodeId| !said.contains(node);
             let relay = self
                 .best(index, |node, source| source.peer.near && source.is_relay && source.is_free() && source.has(index) && may_ask(node));
-            if relay.is_some() || starving < PATIENCE {
+            if relay.is_some() || starving < self.patience {
                 return relay.map(|relay| (relay, false));
             }
         }
@@ -510,9 +546,9 @@ impl Plan {
         let announced = self.coming.get(&index).map(|(_, since)| *since);
         let hinted = self.hinted.get(&index).map(|hint| hint.until);
         let insist = match (announced, hinted) {
-            (None, None) => starving >= PATIENCE,
+            (None, None) => starving >= self.patience,
             (announced, hinted) => {
-                let until = announced.map(|since| since + PATIENCE).max(hinted).unwrap_or_default() + STEAL * rank;
+                let until = announced.map(|since| since + self.patience).max(hinted).unwrap_or_default() + STEAL * rank;
                 if now < until || !(is_next || starving > STEAL) {
                     return None;
                 }
@@ -555,7 +591,7 @@ impl Plan {
     fn ask(&mut self, now: Duration, peer: NodeId, index: u32, insist: bool, is_hedge: bool, actions: &mut Vec<Action>) {
         let ask = self.next_ask;
         self.next_ask += 1;
-        self.asks.insert(ask, Ask { peer, index, at: now, bytes: 0, heard: now, is_hedge, doubted: false });
+        self.asks.insert(ask, Ask { peer, index, at: now, bytes: 0, is_hedge, doubted: false });
         self.asked.entry(index).or_default().push(ask);
         let source = &mut self.sources.get_mut(&peer).expect("chosen among the sources").1;
         source.outstanding += 1;
