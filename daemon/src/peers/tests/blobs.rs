@@ -149,7 +149,8 @@ async fn f21_chunks_of_a_peer_that_dies_are_asked_elsewhere_at_once() {
     });
     let begun = Instant::now();
     assert!(b.fetch(digest, link).await.expect("fetch"));
-    assert!(begun.elapsed() < Duration::from_secs(1), "{:?}", begun.elapsed());
+    // All of it, on a machine that does other things too; a chunk that is waited for takes longer alone.
+    assert!(begun.elapsed() < Duration::from_secs(3), "{:?}", begun.elapsed());
     assert_eq!(b.store.blob(&digest).expect("blob"), Some(link));
 }
 
