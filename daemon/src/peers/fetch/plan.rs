@@ -138,7 +138,7 @@ struct Hint {
 enum Late {
     /// It is among the last of the blob, and others come faster.
     Last,
-    Late,
+    Overdue,
     /// Bytes have come, and then none.
     Silent,
     /// Next to nothing comes.
@@ -479,7 +479,7 @@ impl Plan {
         } else if ask.bytes > 0 && silence > SILENCE.max(source.peer.rtt * 4) {
             Some(Late::Silent)
         } else if is_late {
-            Some(Late::Late)
+            Some(Late::Overdue)
         } else if is_end && age > END_LATE.max(source.took() * 2) {
             Some(Late::Last)
         } else {
