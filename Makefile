@@ -8,13 +8,14 @@ export CARGO_TARGET_DIR ?= $(cache)/target
 profile := --release
 larder  := $(CARGO_TARGET_DIR)/release/larder
 
-# How long `make soak` soaks, and each fuzz target of `make fuzz` goes on.
+# How long `make soak` soaks, `make jepsen` breaks things, and each fuzz target of `make fuzz` goes on.
 SOAK_SECONDS ?= 600
 FUZZ_SECONDS ?= 300
+JEPSEN_SECONDS ?= 600
 # How many seeds `make sim` tries.
 SIM_SEEDS ?= 100000
 
-.PHONY: help run demo test sim bench bench-cluster bench-fleet bench-scale soak fuzz lint deny deb build
+.PHONY: help run demo test sim bench bench-cluster bench-fleet bench-scale soak jepsen fuzz lint deny deb build
 
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 16
@@ -58,6 +59,10 @@ bench-scale: ## the same of a node with 1,000,000 tags, 100,000 repositories and
 soak: ## 64 clients doing everything at once for 10 minutes, against a model; SOAK_SECONDS
 	packaging/setup build
 	SOAK_SECONDS=$(SOAK_SECONDS) cargo test $(profile) -p larder --test soak -- --nocapture
+
+jepsen: ## five nodes, clients, and a network, clocks and disks that fail at random; JEPSEN_SECONDS, LARDER_TEST_SEED
+	packaging/setup test
+	JEPSEN_SECONDS=$(JEPSEN_SECONDS) cargo test $(profile) -p larder --test jepsen -- --nocapture
 
 fuzz: ## every parser of strangers' bytes, 5 minutes each, two at a time; FUZZ_SECONDS
 	packaging/setup build
