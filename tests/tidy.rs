@@ -171,8 +171,9 @@ fn no_note_and_no_unfinished_place_is_left() {
     for folder in ["daemon/src", "protocol/src", "tests", "packaging"] {
         for (file, text) in files(folder, "") {
             for (number, line) in text.lines().enumerate() {
-                // One with an issue's number may stay.
-                if words.iter().any(|word| line.contains(&word.concat())) && !line.contains("issue ") {
+                // One with an issue's number may stay, and a figure that a command of its own prints.
+                let is_explained = line.contains("issue ") || line.contains("= \"make ");
+                if words.iter().any(|word| line.contains(&word.concat())) && !is_explained {
                     wrong.push(format!("{folder}/{file}:{}: {}", number + 1, line.trim()));
                 }
             }

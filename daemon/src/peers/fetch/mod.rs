@@ -1,6 +1,6 @@
 //! Fetching a blob: from everybody who has some of it, chunk by chunk, each checked before it goes anywhere.
 //!
-//! - [`plan`] decides which chunk to ask of whom; it has no I/O and no clock, and [`sim`] tries it by the thousand in virtual time.
+//! - [`plan`] decides which chunk to ask of whom; it has no I/O and no clock, and `sim` tries it by the thousand in virtual time.
 //! - [`sources`] is what the plan knows of one peer.
 //! - [`run`] does what the plan says: it follows what others have, asks, checks, hands chunks to the store.
 //!
