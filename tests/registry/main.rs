@@ -13,6 +13,7 @@ mod referrers;
 mod requests;
 mod sessions;
 mod smuggling;
+mod stopping;
 mod uploads;
 
 use larder_harness::{Node, NodeBuilder, Registry};

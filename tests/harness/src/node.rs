@@ -220,11 +220,24 @@ impl Node {
     /// # Panics
     /// When it does not stop in time, or not with exit code 0.
     pub async fn stop(&mut self) {
-        let child = self.child.as_mut().expect("the node runs");
-        let id = rustix::process::Pid::from_child(child);
-        rustix::process::kill_process(id, rustix::process::Signal::TERM).expect("signal a child");
+        self.tell_to_stop();
         let status = self.ended(STOP_DEADLINE).await;
         assert!(status.success(), "node {} stopped with {status}\n{}", self.with.name, self.log_tail());
+    }
+
+    /// Tells the node to stop (SIGTERM) and waits for nothing.
+    pub fn tell_to_stop(&self) {
+        self.signal(rustix::process::Signal::TERM);
+    }
+
+    /// Halts the node where it is (SIGSTOP); all that can be done with it then is to kill it.
+    pub fn freeze(&self) {
+        self.signal(rustix::process::Signal::STOP);
+    }
+
+    fn signal(&self, signal: rustix::process::Signal) {
+        let id = rustix::process::Pid::from_child(self.child.as_ref().expect("the node runs"));
+        rustix::process::kill_process(id, signal).expect("signal a child");
     }
 
     /// Ends the node at once (SIGKILL), as a crash would. Does nothing when it has ended already.
