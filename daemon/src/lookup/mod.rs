@@ -6,6 +6,7 @@
 //! search. When the last byte is there the store checks the digest and commits, exactly as after a push.
 //!
 //! - A search goes on when the client that began it leaves: others may follow it, and the next pull finds the blob here.
+//! - What an index that was lost has left in the blob's place is taken before anybody is asked (F9).
 //! - Nobody gets the last byte of a blob before its digest was checked (the store holds it back).
 //! - A blob that turns out to be damaged is put aside, and from then on it is one that is not on this disk.
 //! - `searches` is a lock over the searches under way; it is never held across an await.
@@ -226,6 +227,16 @@ impl Lookup {
     /// Climbs the ladder until the blob is whole, then commits it.
     async fn find(&self, digest: Digest, link: Link, urgency: &Urgency, state: &watch::Sender<Search>) -> Result<(), Error> {
         let refused = |source| Error::Store { digest, source: Arc::new(source) };
+        match self.store.run(move |store| store.adopt_file(digest, link)).await {
+            Ok(false) => {}
+            Ok(true) => {
+                tracing::info!(%digest, "a blob file that the index did not know is a blob again");
+                return Ok(());
+            }
+            Err(error) => {
+                tracing::warn!(%digest, %error, "a blob file that the index does not know was not taken; it is had from elsewhere")
+            }
+        }
         let mut staged = self.store.run(move |store| store.stage(digest, link)).await;
         if let Err(store::Error::Full { need, .. }) = staged {
             self.store.make_room(need).await;

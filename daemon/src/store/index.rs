@@ -281,8 +281,8 @@ fn unopened(path: &Path, error: rocksdb::Error) -> Error {
         return Error::index("open it")(error);
     }
     let detail = format!(
-        "{error}; nothing was changed: move the data folder away, start with an empty one, and let the node join again or restore it from the \
-         bucket, which brings everything back that another node or the archive has"
+        "{error}; nothing was changed: move that folder away and start again, then `larder join` the other nodes or `larder restore` the \
+         archive. That brings back every image that one of them knows of, with the layers that still lie in this data folder"
     );
     Error::Damaged { what: format!("the index in {}", path.display()), detail }
 }

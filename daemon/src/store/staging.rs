@@ -18,12 +18,13 @@ use larder_protocol::record::Link;
 use tokio::sync::watch;
 use uuid::Uuid;
 
-use super::Store;
 use super::error::{Error, Result};
-use super::layout::remove_file;
+use super::hashing::{Hashed, Hashes};
+use super::layout::{open_file, remove_file};
 use super::partial::{self, Partial};
 use super::space::Hold;
 use super::staged::Staged;
+use super::{SMALL_MAX, Store};
 
 /// Chunks that are hashed again at a time when a gap closes: readers get them before the next ones are looked at.
 const CATCH_UP: u32 = 8;
@@ -103,6 +104,33 @@ impl Store {
             return Ok(Staging { store, digest, link, staged, offset: 0, file, path, is_shared, is_resumed, partial, progress, space });
         }
     }
+
+    /// Makes a file a blob again that lies in the blob's place and that the index does not know: it is what an index that was lost has left
+    /// (F9). It is read whole and checked, as everything that comes in. `false`: there is none, or its size is another.
+    ///
+    /// # Errors
+    /// `DigestMismatch`, `Damaged`: it is not what `link` says. It stays where it is, known to nobody, until the blob comes from elsewhere and
+    /// takes its place.
+    pub fn adopt_file(&self, digest: Digest, link: Link) -> Result<bool> {
+        let (inner, path) = (&self.inner, self.inner.folder.blob(&digest));
+        if link.size <= SMALL_MAX || std::fs::symlink_metadata(&path).map_or(true, |found| found.len() != link.size) {
+            return Ok(false);
+        }
+        let file = open_file(&path, false)?;
+        let mut staged = Staged { path, file, hashes: Hashes::new(digest.algorithm()) };
+        staged.rehash(digest.algorithm(), link.size)?;
+        staged.commit(inner, digest, inner.relaxed(), |_, hashed| as_linked(&digest, &link, hashed))?;
+        Ok(true)
+    }
+}
+
+/// Whether a blob that comes from elsewhere is what the record said that was sent ahead of it.
+fn as_linked(digest: &Digest, link: &Link, hashed: &Hashed) -> Result<()> {
+    if hashed.link == *link {
+        return Ok(());
+    }
+    // The content is right and the record that described it is not: keeping the blob would keep the lie.
+    Err(Error::Damaged { what: format!("the link record of {digest}"), detail: "size, BLAKE3 or CRC differ from the content's".to_owned() })
 }
 
 impl Staging {
@@ -274,16 +302,7 @@ impl Staging {
         let path = staged.path.clone();
         let committed = self.store.run(move |store| {
             let inner = &store.inner;
-            let committed = staged.commit(inner, digest, inner.relaxed(), |_, hashed| {
-                if hashed.link == link {
-                    return Ok(());
-                }
-                // The content is right and the record that described it is not: keeping the blob would keep the lie.
-                Err(Error::Damaged {
-                    what: format!("the link record of {digest}"),
-                    detail: "size, BLAKE3 or CRC differ from the content's".to_owned(),
-                })
-            });
+            let committed = staged.commit(inner, digest, inner.relaxed(), |_, hashed| as_linked(&digest, &link, hashed));
             if committed.is_err() {
                 remove_file(&path)?;
             }

@@ -183,6 +183,33 @@ fn f1_an_upload_goes_on_after_a_restart_at_any_offset() {
 }
 
 #[test]
+fn f5_a_session_says_where_the_disk_stands_when_a_power_cut_took_the_last_bytes() {
+    let place = Place::new(1);
+    let blob = bytes(9, 2 * CHUNK_SIZE + 77);
+    let saved = CHUNK_SIZE as usize + 500;
+    // Nothing is left, the first chunk, all but a byte, all; and bytes that came after the last save.
+    for left in [0, CHUNK_SIZE as usize, saved - 1, saved, saved + 9] {
+        let store = place.open();
+        let mut upload = store.create_upload(&repository("a"), Algorithm::Sha256, "").expect("session");
+        let id = upload.id();
+        upload.append(&blob[..saved]).expect("append");
+        upload.suspend().expect("suspend");
+        store.close();
+        let file = std::fs::OpenOptions::new().write(true).open(store.inner.folder.upload(id)).expect("open");
+        drop(store);
+        file.set_len(left as u64).expect("cut or grow it");
+        let store = place.open();
+        let stands = left.min(saved);
+        assert_eq!(store.upload_offset(&repository("a"), id).expect("offset"), stands as u64, "{left}");
+        let mut upload = store.open_upload(&repository("a"), id).expect("open");
+        assert_eq!(upload.offset(), stands as u64, "what was said holds");
+        upload.append(&blob[stands..]).expect("append");
+        upload.finish(Digest::sha256(&blob)).expect("finish");
+        store.close();
+    }
+}
+
+#[test]
 fn s3_a_session_of_one_algorithm_ends_with_a_digest_of_the_other() {
     let place = Place::new(1);
     let store = place.open();
@@ -236,6 +263,65 @@ fn f2_a_file_that_was_renamed_and_not_indexed_is_undone() {
     drop(store);
     let store = place.open();
     assert!(!path.exists() && store.open_blob(&digest).expect("open").is_none());
+}
+
+#[test]
+fn f9_files_that_a_lost_index_left_become_blobs_again_when_they_are_what_a_link_says() {
+    let place = Place::new(1);
+    // Of one chunk, of several; one that will be changed, one that will be cut.
+    let sizes = [SMALL_MAX + 1, 3 * CHUNK_SIZE + 7, CHUNK_SIZE + 1, CHUNK_SIZE + 2];
+    let blobs: Vec<_> = sizes.into_iter().map(|size| bytes(size, size)).collect();
+    let store = place.open();
+    let digests: Vec<_> = blobs.iter().map(|blob| push(&store, "a", blob)).collect();
+    let small = push(&store, "a", b"small");
+    let link = |digest: &Digest| store.link(&repository("a"), digest).expect("link").expect("live");
+    let links: Vec<_> = digests.iter().map(link).collect();
+    let small_link = link(&small);
+    let paths: Vec<_> = digests.iter().map(|digest| store.inner.folder.blob(digest)).collect();
+    store.close();
+    drop(store);
+    std::fs::remove_dir_all(place.folder().join("index")).expect("lose the index");
+    std::fs::write(&paths[2], bytes(9, sizes[2])).expect("other bytes");
+    std::fs::OpenOptions::new().write(true).open(&paths[3]).expect("open").set_len(5).expect("cut it");
+
+    let store = place.open();
+    for (number, digest) in digests[..2].iter().enumerate() {
+        assert!(store.open_blob(digest).expect("open").is_none(), "nobody vouches for it yet");
+        let wrong = Link { root: [0; 32], ..links[number] };
+        assert!(matches!(store.adopt_file(*digest, wrong), Err(Error::Damaged { .. })), "the link lies");
+        assert!(store.open_blob(digest).expect("open").is_none());
+        assert!(store.adopt_file(*digest, links[number]).expect("adopt"));
+        assert_eq!(read(store.open_blob(digest).expect("open").expect("here")), blobs[number]);
+        assert_eq!(store.verify(digest).expect("readable"), Verdict::Good);
+    }
+    assert!(matches!(store.adopt_file(digests[2], links[2]), Err(Error::DigestMismatch { .. })));
+    assert!(!store.adopt_file(digests[3], links[3]).expect("another size"));
+    assert!(!store.adopt_file(small, small_link).expect("it lay in the index"));
+    assert!(!store.adopt_file(Digest::sha256(b"never here"), links[0]).expect("no file"));
+    // What was refused is in nobody's way.
+    push(&store, "a", &blobs[2]);
+    assert_eq!(read(store.open_blob(&digests[2]).expect("open").expect("here")), blobs[2]);
+    store.close();
+    drop(store);
+    let store = place.open();
+    assert!(digests[..3].iter().all(|digest| store.verify(digest).expect("readable") == Verdict::Good), "and they stay");
+}
+
+#[test]
+fn f15_an_upload_under_way_outlives_a_long_sleep_and_one_that_rests_ends_cleanly() {
+    let place = Place::new(1);
+    let store = place.open();
+    let blob = bytes(1, SMALL_MAX + 1);
+    let mut upload = store.create_upload(&repository("a"), Algorithm::Sha256, "").expect("session");
+    upload.append(&blob[..1000]).expect("append");
+    let resting = store.create_upload(&repository("a"), Algorithm::Sha256, "").expect("session").id();
+    std::thread::sleep(Duration::from_millis(2));
+    // As after a night: by the calendar both are older than any session may get.
+    assert_eq!(store.expire_uploads(Duration::ZERO).expect("expire"), 1);
+    upload.append(&blob[1000..]).expect("the one that a request holds goes on");
+    upload.finish(Digest::sha256(&blob)).expect("finish");
+    assert!(matches!(store.open_upload(&repository("a"), resting), Err(Error::UploadUnknown)));
+    assert_eq!(std::fs::read_dir(place.folder().join("uploads")).expect("folder").count(), 0);
 }
 
 #[test]
