@@ -1,6 +1,6 @@
 //! Kills at random moments of concurrent pushes.
 
-use crate::ledger::{Ledger, Session, State};
+use crate::ledger::{Death, Ledger, Session, State};
 use larder_harness::{Content, Image, Node, Random, Registry};
 use std::io;
 use std::sync::{Arc, Mutex};
@@ -14,7 +14,7 @@ const CLIENT_COUNT: u64 = 4;
 const LIFE_MAX: Duration = Duration::from_millis(250);
 
 /// A client that pushes, appends and deletes, writing down what it was told, until the node is gone.
-struct Client {
+pub struct Client {
     registry: Registry,
     repository: String,
     random: Random,
@@ -22,7 +22,13 @@ struct Client {
 }
 
 impl Client {
-    async fn run(mut self) {
+    /// A client with a repository of its own.
+    pub fn new(registry: Registry, repository: String, random: Random, ledger: Arc<Mutex<Ledger>>) -> Self {
+        Self { registry, repository, random, ledger }
+    }
+
+    /// Goes on until the node is gone.
+    pub async fn run(mut self) {
         let mut number = 0;
         let error = loop {
             number += 1;
@@ -131,8 +137,7 @@ async fn i1_i2_f1_to_f4_everything_acknowledged_survives_sixty_kills_during_conc
         let clients: Vec<_> = (0..CLIENT_COUNT)
             .map(|client| {
                 let random = Random::new(random.number());
-                let repository = format!("team/app-{client}");
-                tokio::spawn(Client { registry: registry.clone(), repository, random, ledger: ledger.clone() }.run())
+                tokio::spawn(Client::new(registry.clone(), format!("team/app-{client}"), random, ledger.clone()).run())
             })
             .collect();
         // The one pause that waits for nothing: the moment of the kill is what the seed decides.
@@ -144,7 +149,7 @@ async fn i1_i2_f1_to_f4_everything_acknowledged_survives_sixty_kills_during_conc
         node.start().await;
         let mut round = std::mem::take(&mut *ledger.lock().expect("all clients are done"));
         round.verify(&registry).await;
-        round.resume(&registry).await;
+        round.resume(&registry, Death::Kill).await;
         all.take(&mut round);
         println!("kill {kill}: {:?} blobs, tags and deletions acknowledged so far", all.acknowledged());
     }

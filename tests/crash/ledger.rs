@@ -4,6 +4,15 @@ use larder_harness::registry::with_digest;
 use larder_harness::{Body, Content, Image, Registry, sha256};
 use std::collections::BTreeMap;
 
+/// How a node went.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Death {
+    /// The system goes on, and writes what it was given.
+    Kill,
+    /// What was not synced is gone.
+    PowerCut,
+}
+
 /// What the clients know of a tag.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum State {
@@ -95,19 +104,34 @@ impl Ledger {
     }
 
     /// Goes on with every open session from where the node says it stands, and finishes it: F1.
-    pub async fn resume(&mut self, registry: &Registry) {
+    ///
+    /// Sessions are not synced: a power cut may take the last bytes of one, or all that was known of it, or leave other bytes in its last
+    /// page. That shows at the end, by the digest; the client begins anew, as it would have to after any refusal.
+    pub async fn resume(&mut self, registry: &Registry, death: Death) {
         for session in self.sessions.drain(..) {
-            let status = registry.get(&session.location).await.expect(204, "ask a session after a crash");
+            let status = registry.get(&session.location).await;
+            if death == Death::PowerCut && status.status == 404 {
+                continue;
+            }
+            let status = status.expect(204, "ask a session after a crash");
             let last: u64 = status.header("range").trim_start_matches("0-").parse().expect("a session's range");
             let offset = if last == 0 { 0 } else { last + 1 };
-            let allowed = session.acknowledged..=session.sent;
+            let least = if death == Death::Kill { session.acknowledged } else { 0 };
+            let allowed = least..=session.sent;
             assert!(allowed.contains(&offset), "a session stands at {offset} and not in {allowed:?}");
             let bytes = session.content.bytes();
             registry.get(&format!("/v2/{}/blobs/{}", session.repository, sha256(&bytes))).await.expect(404, "half a blob");
             let location = with_digest(&session.location, &sha256(&bytes));
             let range = format!("{offset}-{}", bytes.len() - 1);
             let rest = Body::from(bytes.slice(offset as usize..));
-            registry.request("PUT", &location, &[("content-range", &range)], rest).await.expect(201, "finish after a crash");
+            let finished = registry.request("PUT", &location, &[("content-range", &range)], rest).await;
+            if death == Death::PowerCut && finished.status == 400 {
+                finished.expect_error(400, "DIGEST_INVALID", "finish what the power cut has changed");
+                let again = registry.try_push_blob(&session.repository, session.content).await;
+                again.unwrap_or_else(|error| panic!("push what the power cut has changed anew: {error}"));
+            } else {
+                finished.expect(201, "finish after a crash");
+            }
             self.blobs.insert((session.repository, session.content.seed, session.content.size), true);
         }
     }

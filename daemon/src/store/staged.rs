@@ -61,8 +61,17 @@ impl Staged {
                 return Ok(staged);
             }
         }
-        staged.rehash(algorithm, length)?;
+        let stands = saved.map_or(0, |saved| saved.size).min(length);
+        staged.rehash(algorithm, stands)?;
+        staged.file.set_len(stands).map_err(Error::io("shorten", &staged.path))?;
         Ok(staged)
+    }
+
+    /// Where [`Staged::resume`] will take it up.
+    pub(super) fn stands_at(path: &Path, saved: Option<&SavedHashes>) -> u64 {
+        // Without a file, or with one that can't be looked at, there is nothing to go on with; `resume` says what is wrong.
+        let length = fs::symlink_metadata(path).map_or(0, |found| found.len());
+        saved.map_or(0, |saved| saved.size).min(length)
     }
 
     pub(super) fn append(&mut self, bytes: &[u8]) -> Result<()> {

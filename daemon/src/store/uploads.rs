@@ -116,7 +116,8 @@ pub(super) fn load(inner: &Inner) -> Result<Sessions> {
         let (key, row) = row?;
         let Some(id) = std::str::from_utf8(&key).ok().and_then(|key| Uuid::parse_str(key.strip_prefix(SESSION)?).ok()) else { continue };
         let row: SessionRow = decode(Table::Meta, &row)?;
-        let offset = row.hashes.as_ref().map_or(0, |hashes| hashes.size);
+        // F5: after a power cut the disk may have less than was saved of it.
+        let offset = Staged::stands_at(&inner.folder.upload(id), row.hashes.as_ref());
         let session = Session {
             repository: row.repository,
             client: NOBODY.to_owned(),
