@@ -61,13 +61,20 @@ impl Staged {
                 return Ok(staged);
             }
         }
-        let stands = saved.map_or(0, |saved| saved.size).min(length);
+        Self::reread(staged.path, algorithm, saved)
+    }
+
+    /// The same, and no saved state is believed: it may be of bytes that the disk never got, and a digest that goes on from it would vouch for
+    /// others that lie there (I2). What lies there is read again.
+    pub(super) fn reread(path: PathBuf, algorithm: Algorithm, saved: Option<&SavedHashes>) -> Result<Self> {
+        let stands = Self::stands_at(&path, saved);
+        let mut staged = Self::create(path, algorithm)?;
         staged.rehash(algorithm, stands)?;
         staged.file.set_len(stands).map_err(Error::io("shorten", &staged.path))?;
         Ok(staged)
     }
 
-    /// Where [`Staged::resume`] will take it up.
+    /// Where both will take it up.
     pub(super) fn stands_at(path: &Path, saved: Option<&SavedHashes>) -> u64 {
         // Without a file, or with one that can't be looked at, there is nothing to go on with; `resume` says what is wrong.
         let length = fs::symlink_metadata(path).map_or(0, |found| found.len());

@@ -210,6 +210,36 @@ fn f5_a_session_says_where_the_disk_stands_when_a_power_cut_took_the_last_bytes(
 }
 
 #[test]
+fn f5_bytes_that_a_power_cut_changed_in_a_session_never_become_a_blob() {
+    use std::os::unix::fs::FileExt;
+    let place = Place::new(1);
+    let blob = bytes(9, 2 * CHUNK_SIZE + 77);
+    let saved = CHUNK_SIZE as usize + 5000;
+    for (algorithm, changed) in [(Algorithm::Sha256, 100), (Algorithm::Sha256, CHUNK_SIZE + 4000), (Algorithm::Sha512, 100)] {
+        let store = place.open();
+        let mut upload = store.create_upload(&repository("a"), algorithm, "").expect("session");
+        let id = upload.id();
+        upload.append(&blob[..saved]).expect("append");
+        upload.suspend().expect("suspend");
+        store.close();
+        let file = std::fs::OpenOptions::new().write(true).open(store.inner.folder.upload(id)).expect("open");
+        drop(store);
+        // As a page that was never written looks.
+        file.write_all_at(&[0; 900], changed).expect("change it");
+        let store = place.open();
+        let mut upload = store.open_upload(&repository("a"), id).expect("open");
+        upload.append(&blob[saved..saved + 10]).expect("append");
+        upload.suspend().expect("suspend");
+        let mut upload = store.open_upload(&repository("a"), id).expect("open again");
+        upload.append(&blob[saved + 10..]).expect("append");
+        let digest = Digest::of(algorithm, &blob);
+        assert!(matches!(upload.finish(digest), Err(Error::DigestMismatch { .. })), "changed at {changed}");
+        assert!(store.open_blob(&digest).expect("open").is_none());
+        store.close();
+    }
+}
+
+#[test]
 fn s3_a_session_of_one_algorithm_ends_with_a_digest_of_the_other() {
     let place = Place::new(1);
     let store = place.open();

@@ -1,8 +1,9 @@
 //! Upload sessions: a staged file, its running hashes, its offset. They survive a restart.
 //!
 //! A session's row in `meta` (`upload/<uuid>`) holds its repository, its algorithm, and the hash state at the last
-//! saved offset. The state is saved when a request ends and every [`SAVE_EVERY`] bytes, without waiting for the disk: what a crash takes is
-//! received again, and what it mangles fails the digest at the end.
+//! saved offset. The state is saved when a request ends and every [`SAVE_EVERY`] bytes, without waiting for the disk: what a power cut takes is
+//! received again. What it has changed fails the digest at the end, because the first request after a start reads the staged
+//! file again and believes no state from before.
 //!
 //! `sessions` is the list of sessions in memory: how far each has come, and whether a request holds it. A session that no
 //! request holds has no file open.
@@ -54,6 +55,8 @@ pub(super) struct Session {
     offset: AtomicU64,
     touched_ms: AtomicU64,
     busy: AtomicBool,
+    /// Nobody has read the staged file since the node started: its saved state may be of bytes that are not there.
+    unread: AtomicBool,
 }
 
 /// Every session, and how many each client began.
@@ -124,6 +127,7 @@ pub(super) fn load(inner: &Inner) -> Result<Sessions> {
             offset: offset.into(),
             touched_ms: row.touched_ms.into(),
             busy: false.into(),
+            unread: true.into(),
         };
         sessions.insert(id, Arc::new(session));
     }
@@ -145,6 +149,7 @@ impl Store {
             offset: 0.into(),
             touched_ms: now_ms().into(),
             busy: true.into(),
+            unread: false.into(),
         };
         let session = Arc::new(session);
         {
@@ -186,7 +191,13 @@ impl Store {
         let mut upload = Upload { id, store: self.clone(), session, staged: None, saved: 0, space: Hold::new(self, false) };
         // It may have ended between the two steps.
         let row: SessionRow = self.inner.index.row(Table::Meta, &row_key(id))?.ok_or(Error::UploadUnknown)?;
-        let staged = Staged::resume(self.inner.folder.upload(id), row.algorithm, row.hashes.as_ref())?;
+        let (path, saved) = (self.inner.folder.upload(id), row.hashes.as_ref());
+        let staged = if upload.session.unread.load(Ordering::Acquire) {
+            Staged::reread(path, row.algorithm, saved)?
+        } else {
+            Staged::resume(path, row.algorithm, saved)?
+        };
+        upload.session.unread.store(false, Ordering::Release);
         upload.saved = staged.hashes.size();
         upload.session.offset.store(upload.saved, Ordering::Release);
         upload.staged = Some(staged);
