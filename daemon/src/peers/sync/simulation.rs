@@ -9,10 +9,9 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::Duration;
 
 use larder_harness::{Random, for_seeds};
-use larder_protocol::merge::{Fate, Here, SeenBy, Verdict, fate, is_foreign, judge};
+use larder_protocol::merge::{Verdict, judge};
 use larder_protocol::name::{RepositoryName, Tag};
 use larder_protocol::record::{Key, RawRecord, TagTarget, Value};
-use larder_protocol::stamp::{Clock, NodeId, Stamp};
 
 use super::*;
 use disk::{Disk, Row};
