@@ -16,6 +16,7 @@ use crate::store::Staging;
 
 pub(super) use run::name as class_name;
 
+mod counts;
 mod plan;
 mod run;
 #[cfg(test)]

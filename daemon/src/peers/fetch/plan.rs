@@ -15,7 +15,7 @@
 //! Peers that lie, and peers from which hardly anything comes, are left for the rest of the blob. One that is slow and the only one
 //! is kept for as long as bytes come.
 
-use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use std::time::Duration;
 
 use larder_protocol::chunks::ChunkSet;
@@ -23,7 +23,8 @@ use larder_protocol::digest::{CHUNK_SIZE, Digest};
 use larder_protocol::message::Standing;
 use larder_protocol::stamp::NodeId;
 
-use super::sources::{Holding, Peer, Source};
+use super::counts::{come, forget, renew, uncome};
+use super::sources::{Holding, Peer, Source, mix, weight};
 
 /// Chunks that a waiting client will read next: asked for in order.
 const READ_AHEAD: u32 = 8;
@@ -58,6 +59,9 @@ const END_LATE: Duration = Duration::from_secs(1);
 const STALL: Duration = Duration::from_secs(10);
 const TRICKLE_TIME: Duration = Duration::from_secs(20);
 const TRICKLE_BYTES: u64 = 80 << 10;
+/// How often a peer may be silent for that long, without a chunk between, and how long it is then not asked.
+const STALLS_MAX: u32 = 2;
+const REST: Duration = Duration::from_secs(2);
 /// How long it is waited for peers that say nothing of what they have, when nobody else has it.
 const ANSWER: Duration = Duration::from_secs(2);
 /// How long nobody may have what is missing before it is given up.
@@ -252,6 +256,7 @@ impl Plan {
             Event::Landed(ask) => self.land(now, ask, actions),
             Event::Elsewhere(ask, nodes) => {
                 let Some(ask) = self.end_ask(now, ask) else { return };
+                nodes.iter().for_each(|node| self.named(node));
                 // Whoever is named but can't be reached from here has nothing to offer.
                 let in_reach = nodes.iter().any(|node| self.sources.get(node).is_some_and(|(_, source)| !source.left));
                 let hint = self.hinted.entry(ask.index).or_default();
@@ -287,6 +292,15 @@ impl Plan {
         }
     }
 
+    /// A holder names a peer: if that has the blob whole it gives as who fetched it does, and nobody waits for it.
+    fn named(&mut self, peer: &NodeId) {
+        let Some((_, source)) = self.sources.get_mut(peer) else { return };
+        if source.peer.near && source.is_whole() && !source.is_relay {
+            source.is_relay = true;
+            self.held.iter_mut().for_each(|held| *held += 1);
+        }
+    }
+
     fn says(&mut self, now: Duration, peer: NodeId, standing: Standing) {
         let count = u64::from(self.have.count());
         let Some((_, source)) = self.sources.get_mut(&peer) else { return };
@@ -294,9 +308,6 @@ impl Plan {
             return;
         }
         let near = source.peer.near;
-        if matches!(standing, Standing::Part { .. }) {
-            source.is_relay = true;
-        }
         match standing {
             Standing::Change { landed, coming, dropped } => {
                 let Holding::Part { have, coming: underway } = &mut source.holding else { return };
@@ -325,7 +336,9 @@ impl Plan {
                 }
             }
             standing => {
+                // ORDER: it is taken out of the counts as what it was.
                 forget(&mut self.held, &mut self.coming, source);
+                source.is_relay |= matches!(standing, Standing::Part { .. });
                 source.holding = match standing {
                     Standing::Whole => Holding::Whole,
                     Standing::Part { have, coming } => match (have.to_set(count), coming.to_set(count)) {
@@ -346,13 +359,18 @@ impl Plan {
         }
     }
 
-    /// A peer is of no use any more: what was asked of it is free again.
-    fn leave(&mut self, now: Duration, peer: NodeId, actions: &mut Vec<Action>) {
+    /// What was asked of a peer is free again.
+    fn give_up(&mut self, now: Duration, peer: NodeId, actions: &mut Vec<Action>) {
         let asks: Vec<_> = self.asks.iter().filter(|(_, ask)| ask.peer == peer).map(|(id, _)| *id).collect();
         for ask in asks {
             actions.push(Action::Cancel(ask));
             self.end_ask(now, ask);
         }
+    }
+
+    /// A peer is of no use any more.
+    fn leave(&mut self, now: Duration, peer: NodeId, actions: &mut Vec<Action>) {
+        self.give_up(now, peer, actions);
         if let Some((_, source)) = self.sources.get_mut(&peer) {
             forget(&mut self.held, &mut self.coming, source);
             source.holding = Holding::Nothing;
@@ -371,6 +389,7 @@ impl Plan {
         let Some(ask) = self.end_ask(now, ask) else { return };
         if let Some((_, source)) = self.sources.get_mut(&ask.peer) {
             source.gave(now.saturating_sub(ask.at));
+            source.stalls = 0;
         }
         for other in self.asked.remove(&ask.index).unwrap_or_default() {
             actions.push(Action::Cancel(other));
@@ -423,21 +442,31 @@ impl Plan {
         self.look_for_hope(now);
     }
 
-    /// Leaves peers from which hardly anything comes.
+    /// Leaves peers from which hardly anything comes. One that has begun
+    /// nothing of what it was asked for may have too many to serve: it is asked again after a rest.
     fn leave_stalled(&mut self, now: Duration, actions: &mut Vec<Action>) {
         let mut stalled = Vec::new();
+        let in_the_middle: BTreeSet<_> = self.asks.values().filter(|ask| ask.bytes > 0).map(|ask| ask.peer).collect();
         for (node, (_, source)) in &mut self.sources {
             let Some((since, came)) = source.busy else { continue };
             let silent = now.saturating_sub(since.max(source.heard)) >= STALL;
-            if silent || (now.saturating_sub(since) >= TRICKLE_TIME && came < TRICKLE_BYTES) {
-                stalled.push(*node);
+            if silent && source.stalls < STALLS_MAX && !in_the_middle.contains(node) {
+                source.stalls += 1;
+                source.rests_until = now + REST;
+                stalled.push((*node, false));
+            } else if silent || (now.saturating_sub(since) >= TRICKLE_TIME && came < TRICKLE_BYTES) {
+                stalled.push((*node, true));
             } else if now.saturating_sub(since) >= TRICKLE_TIME {
                 source.busy = Some((now, 0));
             }
         }
-        for node in stalled {
+        for (node, for_good) in stalled {
             actions.push(Action::Strike(node));
-            self.leave(now, node, actions);
+            if for_good {
+                self.leave(now, node, actions);
+            } else {
+                self.give_up(now, node, actions);
+            }
         }
     }
 
@@ -454,7 +483,7 @@ impl Plan {
             let said = self.said(ask.index, now);
             // For what is only late, neither who is far is bothered, nor who gave it to others already: it comes.
             let fits = |node: &NodeId, source: &Source| {
-                let is_other = *node != ask.peer && source.has(ask.index) && source.is_free() && !said.contains(node);
+                let is_other = *node != ask.peer && source.has(ask.index) && source.is_free(now) && !said.contains(node);
                 is_other && (late >= Late::Silent || source.peer.near && source.is_relay)
             };
             let relay = self.best(ask.index, |node, source| fits(node, source) && source.peer.near && source.is_relay);
@@ -536,8 +565,9 @@ impl Plan {
         if self.held[index as usize] > 0 {
             let said = self.said(index, now);
             let may_ask = |node: &NodeId| !said.contains(node);
-            let relay = self
-                .best(index, |node, source| source.peer.near && source.is_relay && source.is_free() && source.has(index) && may_ask(node));
+            let relay = self.best(index, |node, source| {
+                source.peer.near && source.is_relay && source.is_free(now) && source.has(index) && may_ask(node)
+            });
             if relay.is_some() || starving < self.patience {
                 return relay.map(|relay| (relay, false));
             }
@@ -558,7 +588,7 @@ impl Plan {
         if !insist && rank > 0 && !is_done && starving < STEAL * rank {
             return None;
         }
-        let whole = self.best(index, |_, source| source.peer.near && source.is_whole() && source.is_free());
+        let whole = self.best(index, |_, source| source.peer.near && source.is_whole() && source.is_free(now));
         if whole.is_some() {
             return whole.map(|whole| (whole, insist));
         }
@@ -566,7 +596,7 @@ impl Plan {
         if is_near && !insist {
             return None;
         }
-        self.best(index, |_, source| !source.peer.near && source.is_free() && source.has(index)).map(|far| (far, insist))
+        self.best(index, |_, source| !source.peer.near && source.is_free(now) && source.has(index)).map(|far| (far, insist))
     }
 
     /// How many of those who fetch the blob in this zone come before this node for a chunk; 0: it is this node's share.
@@ -643,49 +673,5 @@ pub(in crate::peers) fn chunk_size(size: u64, index: u32) -> u64 {
     CHUNK_SIZE.min(size.saturating_sub(u64::from(index) * CHUNK_SIZE))
 }
 
-fn come(coming: &mut HashMap<u32, (u16, Duration)>, index: u32, now: Duration) {
-    let entry = coming.entry(index).or_insert((0, now));
-    *entry = (entry.0 + 1, now);
-}
-
-fn renew(coming: &mut HashMap<u32, (u16, Duration)>, index: u32, now: Duration) {
-    if let Some(entry) = coming.get_mut(&index) {
-        entry.1 = now;
-    }
-}
-
-fn uncome(coming: &mut HashMap<u32, (u16, Duration)>, index: u32) {
-    if let Some(entry) = coming.get_mut(&index) {
-        entry.0 -= 1;
-        if entry.0 == 0 {
-            coming.remove(&index);
-        }
-    }
-}
-
-/// Takes what a source has out of the counts.
-fn forget(held: &mut [u16], coming: &mut HashMap<u32, (u16, Duration)>, source: &Source) {
-    match &source.holding {
-        Holding::Part { have, coming: underway } if source.peer.near => {
-            have.iter().for_each(|index| held[index as usize] -= 1);
-            underway.iter().for_each(|index| uncome(coming, index));
-        }
-        Holding::Whole if source.peer.near && source.is_relay => held.iter_mut().for_each(|held| *held -= 1),
-        _ => {}
-    }
-}
-
-/// What a node weighs for a blob; mixed with the index of a chunk, for that chunk.
-fn weight(digest: &Digest, node: &NodeId) -> u64 {
-    let mut hasher = blake3::Hasher::new_keyed(&node.0);
-    hasher.update(&digest.to_key());
-    let hash = hasher.finalize();
-    u64::from_le_bytes(hash.as_bytes()[..8].try_into().expect("8 of 32 bytes"))
-}
-
-/// Spreads a number over 64 bits (the finalizer of SplitMix64).
-fn mix(number: u64) -> u64 {
-    let number = (number ^ (number >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-    let number = (number ^ (number >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-    number ^ (number >> 31)
-}
+#[cfg(test)]
+mod tests;

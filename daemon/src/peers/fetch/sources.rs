@@ -3,6 +3,8 @@
 use std::time::Duration;
 
 use larder_protocol::chunks::ChunkSet;
+use larder_protocol::digest::Digest;
+use larder_protocol::stamp::NodeId;
 
 /// Chunks asked of one peer at a time: at first, and at most.
 const WINDOW_FIRST: u32 = 2;
@@ -60,6 +62,9 @@ pub(super) struct Source {
     pub heard: Duration,
     /// Since when something is asked of it without a break, and the bytes that came since.
     pub busy: Option<(Duration, u64)>,
+    /// How often nothing came of what was asked of it, without a chunk since; and until when it is not asked.
+    pub stalls: u32,
+    pub rests_until: Duration,
     /// Of no use any more for this blob.
     pub left: bool,
 }
@@ -75,6 +80,8 @@ impl Source {
             took: None,
             heard: Duration::ZERO,
             busy: None,
+            stalls: 0,
+            rests_until: Duration::ZERO,
             left: false,
         }
     }
@@ -97,8 +104,8 @@ impl Source {
     }
 
     /// Whether more may be asked of it.
-    pub(super) fn is_free(&self) -> bool {
-        !self.left && self.outstanding < self.window
+    pub(super) fn is_free(&self, now: Duration) -> bool {
+        !self.left && self.outstanding < self.window && now >= self.rests_until
     }
 
     /// Whether next to nothing comes of what is asked of it.
@@ -126,4 +133,19 @@ impl Source {
         }
         self.took = Some(self.took.map_or(after, |took| (took * 3 + after) / 4));
     }
+}
+
+/// What a node weighs for a blob; mixed with the index of a chunk, for that chunk.
+pub(super) fn weight(digest: &Digest, node: &NodeId) -> u64 {
+    let mut hasher = blake3::Hasher::new_keyed(&node.0);
+    hasher.update(&digest.to_key());
+    let hash = hasher.finalize();
+    u64::from_le_bytes(hash.as_bytes()[..8].try_into().expect("8 of 32 bytes"))
+}
+
+/// Spreads a number over 64 bits (the finalizer of SplitMix64).
+pub(super) fn mix(number: u64) -> u64 {
+    let number = (number ^ (number >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+    let number = (number ^ (number >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+    number ^ (number >> 31)
 }

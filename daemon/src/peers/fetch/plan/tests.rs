@@ -1,0 +1,56 @@
+//! Single decisions, step by step; crowds are in the simulation.
+
+use super::*;
+
+const HOLDER: NodeId = NodeId([1; 32]);
+const OTHER: NodeId = NodeId([2; 32]);
+
+fn at(ms: u64) -> Duration {
+    Duration::from_millis(ms)
+}
+
+/// A plan of one chunk whose holders in this zone have said that they have it whole.
+fn plan(holders: &[NodeId]) -> Plan {
+    let mut plan = Plan::new(Digest::sha256(b"blob"), NodeId([9; 32]), ChunkSet::new(1));
+    for holder in holders {
+        let peer = Peer { near: true, rtt: at(1), strikes: 0 };
+        plan.event(at(0), Event::Asked(*holder, peer), &mut Vec::new());
+        plan.event(at(0), Event::Says(*holder, Standing::Whole), &mut Vec::new());
+    }
+    plan
+}
+
+/// Whom it asks at a time, with the number of the ask.
+fn asks(plan: &mut Plan, now: Duration) -> Vec<(AskId, NodeId)> {
+    let mut actions = Vec::new();
+    plan.step(now, &mut actions);
+    let asks = actions.into_iter().filter_map(|action| match action {
+        Action::Ask { ask, peer, .. } => Some((ask, peer)),
+        _ => None,
+    });
+    asks.collect()
+}
+
+#[test]
+fn who_is_named_and_has_the_blob_whole_is_asked_at_once() {
+    let mut plan = plan(&[HOLDER, OTHER]);
+    let (ask, first) = asks(&mut plan, at(0))[0];
+    let named = if first == HOLDER { OTHER } else { HOLDER };
+    plan.event(at(1), Event::Elsewhere(ask, vec![named]), &mut Vec::new());
+    assert_eq!(asks(&mut plan, at(2)).iter().map(|(_, peer)| *peer).collect::<Vec<_>>(), [named]);
+    // What it says later is counted once.
+    plan.event(at(3), Event::Says(named, Standing::Nothing), &mut Vec::new());
+    assert_eq!(plan.held, [0]);
+}
+
+#[test]
+fn f25_the_only_holder_is_asked_again_after_a_silence_and_given_up_in_the_end() {
+    let mut plan = plan(&[HOLDER]);
+    let (mut asked, mut now) = (0, at(0));
+    while plan.state() == State::Going && now < Duration::from_secs(120) {
+        asked += asks(&mut plan, now).len();
+        now += TICK;
+    }
+    assert_eq!(asked as u32, 1 + STALLS_MAX);
+    assert!(plan.state() == State::Failed && now < Duration::from_secs(60), "{:?} after {now:?}", plan.state());
+}
