@@ -142,9 +142,8 @@ impl Client {
     async fn push(&mut self, node: usize, repository: &str, tag: &str) {
         let image = Image::from_seed(self.history.seeds.fetch_add(1, Ordering::Relaxed), &[LAYER]);
         let registry = &self.registries[node];
-        match tokio::time::timeout(PATIENCE, registry.try_push_blobs(repository, &image)).await {
-            Ok(Ok(())) => self.put(node, repository, tag, &image).await,
-            _ => {}
+        if let Ok(Ok(())) = tokio::time::timeout(PATIENCE, registry.try_push_blobs(repository, &image)).await {
+            self.put(node, repository, tag, &image).await;
         }
     }
 
