@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 /// No file is longer; most have a fourth of it.
 const LINE_COUNT_MAX: usize = 700;
 /// The longest that ARCHITECTURE.md may get, or nobody reads it.
-const ARCHITECTURE_LINE_COUNT_MAX: usize = 200;
+const ARCHITECTURE_LINE_COUNT_MAX: usize = 320;
 
 /// A room, and the rooms that it may name. What every room may use (configuration, tasks, telemetry, failpoints) is not listed.
 const IMPORTS: [(&str, &[&str]); 7] = [
