@@ -1,6 +1,6 @@
 //! The objects as files in a folder: what the server does with a request that it accepts.
 
-use super::{State, object_path};
+use super::{State, multipart, object_path};
 use bytes::Bytes;
 use futures_util::{Stream, StreamExt};
 use s3s::checksum::ChecksumHasher;
@@ -13,7 +13,7 @@ use std::sync::{Arc, Mutex};
 use tokio::io::{AsyncReadExt, AsyncSeekExt, AsyncWriteExt};
 
 /// The step in which objects go out.
-const READ_SIZE: usize = 256 * 1024;
+pub(super) const READ_SIZE: usize = 256 * 1024;
 /// How many keys one listing has at most, as at Amazon's.
 const LIST_COUNT_MAX: usize = 1000;
 
@@ -23,7 +23,11 @@ pub(super) struct Folder {
 }
 
 impl Folder {
-    fn path(&self, bucket: &str, key: &str) -> S3Result<PathBuf> {
+    pub(super) fn state(&self) -> std::sync::MutexGuard<'_, State> {
+        self.state.lock().expect("no test panics while it holds this")
+    }
+
+    pub(super) fn path(&self, bucket: &str, key: &str) -> S3Result<PathBuf> {
         if !self.root.join(bucket).is_dir() {
             return Err(s3_error!(NoSuchBucket));
         }
@@ -52,7 +56,7 @@ impl S3 for Folder {
         // Beside the bucket: a listing never shows what is still coming in, and a rename makes it visible at once.
         let incoming = tempfile::Builder::new().prefix("incoming-").tempfile_in(&self.root).map_err(internal)?;
         let mut file = tokio::fs::File::from_std(incoming.reopen().map_err(internal)?);
-        let mut left = self.state.lock().expect("no test panics while it holds this").take_put_limit().unwrap_or(u64::MAX);
+        let mut left = self.state().take_put_limit().unwrap_or(u64::MAX);
         let mut hasher = ChecksumHasher {
             crc32: input.checksum_crc32.is_some().then(Crc32::new),
             crc32c: input.checksum_crc32c.is_some().then(Crc32c::new),
@@ -86,6 +90,7 @@ impl S3 for Folder {
             return Err(s3_error!(BadDigest, "the checksum is not that of the body"));
         }
         incoming.persist(&path).map_err(internal)?;
+        self.state().classes.put(&input.key, input.storage_class.as_ref())?;
         Ok(S3Response::new(PutObjectOutput {
             e_tag: Some(tag(size)),
             checksum_crc64nvme: sums.checksum_crc64nvme,
@@ -97,6 +102,7 @@ impl S3 for Folder {
     async fn get_object(&self, request: S3Request<GetObjectInput>) -> S3Result<S3Response<GetObjectOutput>> {
         let input = request.input;
         let (mut file, size, modified) = self.open(&input.bucket, &input.key).await?;
+        self.state().classes.check_readable(&input.key)?;
         let range = match input.range {
             Some(range) => range.check(size)?,
             None => 0..size,
@@ -109,6 +115,7 @@ impl S3 for Folder {
             content_range,
             e_tag: Some(tag(size)),
             last_modified: Some(modified),
+            storage_class: self.state().classes.header(&input.key),
             ..Default::default()
         }))
     }
@@ -119,6 +126,8 @@ impl S3 for Folder {
             content_length: Some(size as i64),
             e_tag: Some(tag(size)),
             last_modified: Some(modified),
+            storage_class: self.state().classes.header(&request.input.key),
+            restore: self.state().classes.restore_header(&request.input.key),
             ..Default::default()
         };
         Ok(S3Response::new(output))
@@ -139,9 +148,13 @@ impl S3 for Folder {
         let more = found.len() > count_max;
         found.truncate(count_max);
         let next = found.last().filter(|_| more).map(|(key, _)| key.clone());
+        let with_restores = input.optional_object_attributes.is_some();
+        let state = self.state();
         let contents: Vec<Object> = found
             .into_iter()
             .map(|(key, size)| Object {
+                storage_class: Some(state.classes.listed(&key)),
+                restore_status: state.classes.restore_status(&key).filter(|_| with_restores),
                 size: Some(size as i64),
                 e_tag: Some(tag(size)),
                 last_modified: std::fs::metadata(bucket.join(&key)).and_then(|file| file.modified()).ok().map(Timestamp::from),
@@ -161,7 +174,54 @@ impl S3 for Folder {
         }))
     }
 
+    async fn restore_object(&self, request: S3Request<RestoreObjectInput>) -> S3Result<S3Response<RestoreObjectOutput>> {
+        let input = request.input;
+        self.open(&input.bucket, &input.key).await?;
+        let days = input.restore_request.and_then(|asked| asked.days).unwrap_or(1);
+        let thawed = self.state().classes.thaw(&input.key, days.max(1) as u64)?;
+        let mut answer = S3Response::new(RestoreObjectOutput::default());
+        answer.status = Some(if thawed { hyper::StatusCode::OK } else { hyper::StatusCode::ACCEPTED });
+        Ok(answer)
+    }
+
+    async fn create_multipart_upload(
+        &self,
+        request: S3Request<CreateMultipartUploadInput>,
+    ) -> S3Result<S3Response<CreateMultipartUploadOutput>> {
+        multipart::create(self, request).await
+    }
+
+    async fn upload_part(&self, request: S3Request<UploadPartInput>) -> S3Result<S3Response<UploadPartOutput>> {
+        multipart::upload_part(self, request).await
+    }
+
+    async fn complete_multipart_upload(
+        &self,
+        request: S3Request<CompleteMultipartUploadInput>,
+    ) -> S3Result<S3Response<CompleteMultipartUploadOutput>> {
+        multipart::complete(self, request).await
+    }
+
+    async fn abort_multipart_upload(
+        &self,
+        request: S3Request<AbortMultipartUploadInput>,
+    ) -> S3Result<S3Response<AbortMultipartUploadOutput>> {
+        multipart::abort(self, request).await
+    }
+
+    async fn list_multipart_uploads(
+        &self,
+        request: S3Request<ListMultipartUploadsInput>,
+    ) -> S3Result<S3Response<ListMultipartUploadsOutput>> {
+        multipart::list(self, request).await
+    }
+
+    async fn list_parts(&self, request: S3Request<ListPartsInput>) -> S3Result<S3Response<ListPartsOutput>> {
+        multipart::list_parts(self, request).await
+    }
+
     async fn delete_object(&self, request: S3Request<DeleteObjectInput>) -> S3Result<S3Response<DeleteObjectOutput>> {
+        self.state().classes.deleted(&request.input.key);
         match tokio::fs::remove_file(self.path(&request.input.bucket, &request.input.key)?).await {
             Err(error) if error.kind() != io::ErrorKind::NotFound => Err(internal(error)),
             // S3 says 204 for an object that was not there.
@@ -237,10 +297,10 @@ impl Stream for SyncStream {
     }
 }
 
-fn tag(size: u64) -> ETag {
+pub(super) fn tag(size: u64) -> ETag {
     ETag::Strong(format!("size-{size}"))
 }
 
-fn internal(error: impl std::fmt::Display) -> S3Error {
+pub(super) fn internal(error: impl std::fmt::Display) -> S3Error {
     S3Error::with_message(s3s::S3ErrorCode::InternalError, error.to_string())
 }
