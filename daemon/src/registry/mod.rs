@@ -25,7 +25,6 @@
 //! middle of an upload leaves a small task that saves the session where it stands. There are no locks. Nothing here survives a
 //! crash, and nothing needs to: sessions are the store's.
 
-use std::net::IpAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
@@ -41,6 +40,7 @@ use crate::lookup::Lookup;
 use crate::store::{self, Store};
 use crate::tasks::Tasks;
 use crate::telemetry::{HttpLabels, Metrics};
+use crate::tls::Client;
 
 mod blobs;
 mod body;
@@ -130,30 +130,27 @@ struct Front {
 struct Pushed<'a> {
     headers: &'a HeaderMap,
     body: &'a mut Inflow,
-    /// Where it comes from.
-    client: IpAddr,
+    /// Who is at the other end.
+    client: &'a Client,
 }
 
 impl Front {
     /// Answers one request.
-    async fn answer(&self, request: Request<Incoming>, client: std::net::SocketAddr) -> Response<Body> {
+    async fn answer(&self, request: Request<Incoming>, client: &Client) -> Response<Body> {
         let started = Instant::now();
         let number = self.requests.fetch_add(1, Ordering::Relaxed) + 1;
         let (method, uri) = (request.method().clone(), request.uri().clone());
         let is_registry = uri.path() == "/v2" || uri.path().starts_with("/v2/");
-        let (endpoint, response) = if is_registry {
-            self.answer_registry(request, client.ip(), number).await
-        } else {
-            (route::OTHER, (self.elsewhere)(request).await)
-        };
+        let (endpoint, response) =
+            if is_registry { self.answer_registry(request, client, number).await } else { (route::OTHER, (self.elsewhere)(request).await) };
         let status = response.status().as_u16();
         self.metrics.http_requests.get_or_create(&HttpLabels { method: label(&method), endpoint, status }).inc();
         let ms = started.elapsed().as_secs_f64() * 1e3;
-        tracing::debug!(request = number, %client, method = method.as_str(), path = uri.path(), endpoint, status, ms, "answered");
+        tracing::debug!(request = number, client = %client.address, method = method.as_str(), path = uri.path(), endpoint, status, ms, "answered");
         response
     }
 
-    async fn answer_registry(&self, request: Request<Incoming>, client: IpAddr, number: u64) -> (&'static str, Response<Body>) {
+    async fn answer_registry(&self, request: Request<Incoming>, client: &Client, number: u64) -> (&'static str, Response<Body>) {
         let (head, body) = request.into_parts();
         let mut body = Inflow::new(body, self.idle_timeout);
         if !head.headers.contains_key(header::EXPECT) {
@@ -195,9 +192,9 @@ impl Front {
             Route::PullManifest { repository, reference } => self.pull_manifest(repository, reference, request.headers).await,
             Route::PushManifest { repository, digest, tags } => self.push_manifest(repository, digest, tags, request).await,
             Route::DeleteManifest { repository, reference } => self.delete_manifest(repository, reference).await,
-            Route::StartUpload { repository, algorithm } => self.start_upload(repository, algorithm, request.client).await,
+            Route::StartUpload { repository, algorithm } => self.start_upload(repository, algorithm, request.client.ip()).await,
             Route::PushBlob { repository, digest } => self.push_blob(repository, digest, request).await,
-            Route::MountBlob { repository, digest, from } => self.mount_blob(repository, digest, from, request.client).await,
+            Route::MountBlob { repository, digest, from } => self.mount_blob(repository, digest, from, request.client.ip()).await,
             Route::UploadStatus { repository, session } => self.upload_status(repository, session).await,
             Route::AppendUpload { repository, session } => self.append_upload(repository, session, request).await,
             Route::FinishUpload { repository, session, digest } => self.finish_upload(repository, session, digest, request).await,

@@ -20,6 +20,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::Front;
 use crate::config::Http;
+use crate::tls::Client;
 
 /// Most headers of a request.
 const HEADERS_MAX: usize = 100;
@@ -79,9 +80,10 @@ fn connection(
     front: Arc<Front>,
     header_timeout: Duration,
 ) -> impl hyper_util::server::graceful::GracefulConnection<Error = hyper::Error> {
+    let client = Arc::new(Client::plain(client));
     let service = service_fn(move |request| {
-        let front = front.clone();
-        async move { Ok::<_, Infallible>(front.answer(request, client).await) }
+        let (front, client) = (front.clone(), client.clone());
+        async move { Ok::<_, Infallible>(front.answer(request, &client).await) }
     });
     http1::Builder::new()
         .timer(TokioTimer::new())

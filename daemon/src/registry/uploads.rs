@@ -4,7 +4,7 @@
 //! batches on blocking threads, one batch behind the wire, so that no thread waits for a client. However a request ends (done,
 //! refused, stalled, its client gone), its session is saved with every byte that came, and the client goes on from there.
 
-use std::net::{IpAddr, Ipv6Addr};
+use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
 use bytes::BytesMut;
@@ -27,8 +27,6 @@ const BUSY_WAIT_MAX: Duration = Duration::from_secs(2);
 const BUSY_WAIT_STEP: Duration = Duration::from_millis(20);
 /// Most repositories that are tried when a blob is to be mounted from anywhere.
 const MOUNT_SOURCES_MAX: usize = 16;
-/// The part of an IPv6 address that names a network.
-const IPV6_NETWORK: u128 = !0 << 64;
 
 impl Front {
     /// Begins a session. SPEC: end-4a, end-4c.
@@ -82,7 +80,7 @@ impl Front {
     pub(super) async fn push_blob(&self, repository: RepositoryName, digest: Digest, request: Pushed<'_>) -> Result<Response<Body>, Error> {
         refuse_encoded(request.headers)?;
         self.check_size(0, announced(request.headers))?;
-        let (name, client) = (repository.clone(), request.client);
+        let (name, client) = (repository.clone(), request.client.ip());
         let upload = with_room(&self.store, move |store| store.create_upload(&name, digest.algorithm(), &owner(client))).await?;
         let mut writer = self.writer(upload);
         // Nobody was told this session's id, so nobody can go on with it.
@@ -247,10 +245,7 @@ fn may_read(_repository: &RepositoryName) -> bool {
 
 /// In whose name sessions are counted: a client has one address, but with IPv6 a network of them.
 fn owner(client: IpAddr) -> String {
-    match client.to_canonical() {
-        IpAddr::V4(address) => address.to_string(),
-        IpAddr::V6(address) => Ipv6Addr::from_bits(address.to_bits() & IPV6_NETWORK).to_string(),
-    }
+    crate::limits::origin(client).to_string()
 }
 
 /// What came of a body.

@@ -1,0 +1,5 @@
+//! TLS of the front door: who is at the other end of a connection.
+
+mod client;
+
+pub use client::{Certificate, Client};
