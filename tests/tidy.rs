@@ -12,18 +12,19 @@ const LINE_COUNT_MAX: usize = 700;
 const ARCHITECTURE_LINE_COUNT_MAX: usize = 320;
 
 /// A room, and the rooms that it may name. What every room may use (configuration, tasks, telemetry, failpoints) is not listed.
-const IMPORTS: [(&str, &[&str]); 7] = [
+const IMPORTS: [(&str, &[&str]); 8] = [
     ("store", &[]),
     ("archive", &["store"]),
     ("peers", &["store"]),
     ("lookup", &["archive", "peers", "store"]),
-    ("registry", &["lookup", "store"]),
+    ("auth", &["store"]),
+    ("registry", &["auth", "lookup", "store"]),
     ("upkeep", &["store"]),
     // It shows what the others say of themselves, so it names their status values; its HTTP bodies and queries are the registry's.
-    ("admin", &["archive", "peers", "registry", "store", "upkeep"]),
+    ("admin", &["archive", "auth", "peers", "registry", "store", "upkeep"]),
 ];
 /// All rooms, and what only the top may name.
-const ROOMS: [&str; 9] = ["store", "archive", "peers", "lookup", "registry", "upkeep", "admin", "node", "cli"];
+const ROOMS: [&str; 10] = ["auth", "store", "archive", "peers", "lookup", "registry", "upkeep", "admin", "node", "cli"];
 /// A dependency, and the only places of the daemon that may name it.
 const DOORS: [(&str, &[&str]); 9] = [
     ("rocksdb", &["store/index.rs"]),

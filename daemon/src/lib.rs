@@ -3,6 +3,7 @@
 //! ```text
 //! main -> cli -> node -> registry -> lookup -> peers   -> store -> protocol
 //!                                           -> archive ->
+//!                                 -> auth   ----------->
 //!                node -> admin, upkeep -> store    config, tasks, telemetry: handed in by node
 //! ```
 //!
@@ -10,6 +11,7 @@
 
 pub mod admin;
 pub mod archive;
+pub mod auth;
 pub mod cli;
 pub mod config;
 pub mod failpoint;

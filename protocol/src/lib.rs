@@ -30,6 +30,7 @@
 //!
 //! [`pack`] has the format of the one kind of object that is written: a tar that is also an OCI image layout.
 
+pub mod access;
 pub mod chunks;
 pub mod codec;
 pub mod digest;

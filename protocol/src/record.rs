@@ -16,6 +16,9 @@
 //!    5  Archived    writer (32), incarnation, sequence   bucket, object key, size, contents
 //!    6  Member      node id (32)                         name, zone, addresses, bucket, version
 //!    7  Role        node id (32)                         what the node may do, as bits
+//!    8  User        name                                 hash of the password, groups
+//!    9  Robot       name                                 hash of the token, expiry, grants
+//!   10  Rule        subject, NUL, pattern of names       what the subject may do there, as bits
 //! ```
 //!
 //! (Numbers in keys are big-endian, so that keys sort as they mean. Kind 1 is kept for repository settings.)
@@ -24,6 +27,7 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
+use crate::access::{self, Robot, Rule, User};
 use crate::codec::{self, InvalidBytes};
 use crate::digest::{Digest, TreeHash};
 use crate::name::{RepositoryName, Tag};
@@ -41,6 +45,9 @@ pub(crate) mod kind {
     pub const ARCHIVED: u16 = 5;
     pub const MEMBER: u16 = 6;
     pub const ROLE: u16 = 7;
+    pub const USER: u16 = 8;
+    pub const ROBOT: u16 = 9;
+    pub const RULE: u16 = 10;
 }
 
 /// Names a pack in a bucket: who wrote it, in which life, as which of its packs.
@@ -67,6 +74,12 @@ pub enum Key {
     Member(NodeId),
     /// What a node may do; without such a record, everything.
     Role(NodeId),
+    /// Somebody who signs in, by name.
+    User(String),
+    /// A program that signs in, by name.
+    Robot(String),
+    /// What a subject may do in the repositories of a pattern.
+    Rule(String, String),
     /// A kind of a later program.
     Unknown {
         /// Its number.
@@ -91,6 +104,12 @@ pub enum Value {
     Member(Member),
     /// See [`Roles`].
     Role(Roles),
+    /// See [`User`].
+    User(User),
+    /// See [`Robot`].
+    Robot(Robot),
+    /// See [`Rule`].
+    Rule(Rule),
     /// The bytes of a later program's value.
     Unknown(Vec<u8>),
 }
@@ -286,6 +305,9 @@ impl Key {
             Key::Archived(_) => kind::ARCHIVED,
             Key::Member(_) => kind::MEMBER,
             Key::Role(_) => kind::ROLE,
+            Key::User(_) => kind::USER,
+            Key::Robot(_) => kind::ROBOT,
+            Key::Rule(..) => kind::RULE,
             Key::Unknown { kind, .. } => *kind,
         }
     }
@@ -297,6 +319,8 @@ impl Key {
             Key::Tag(repository, tag) => within(repository, tag.as_str().as_bytes()),
             Key::Archived(pack) => pack.to_bytes(),
             Key::Member(node) | Key::Role(node) => node.0.to_vec(),
+            Key::User(name) | Key::Robot(name) => name.as_bytes().to_vec(),
+            Key::Rule(subject, repositories) => [subject.as_bytes(), &[0], repositories.as_bytes()].concat(),
             Key::Unknown { key, .. } => key.clone(),
         }
     }
@@ -315,6 +339,9 @@ impl Key {
             kind::ARCHIVED => PackId::from_bytes(bytes).map(Key::Archived),
             kind::MEMBER => bytes.try_into().ok().map(|id| Key::Member(NodeId(id))),
             kind::ROLE => bytes.try_into().ok().map(|id| Key::Role(NodeId(id))),
+            kind::USER => access::text(bytes).map(Key::User),
+            kind::ROBOT => access::text(bytes).map(Key::Robot),
+            kind::RULE => access::two_texts(bytes).map(|(subject, repositories)| Key::Rule(subject, repositories)),
             _ => Some(Key::Unknown { kind, key: bytes.to_vec() }),
         };
         key.ok_or(InvalidRecord::Key { kind: kind_name(kind) })
@@ -352,6 +379,9 @@ impl Value {
             Value::Archived(value) => codec::encode(value),
             Value::Member(value) => codec::encode(value),
             Value::Role(value) => codec::encode(value),
+            Value::User(value) => codec::encode(value),
+            Value::Robot(value) => codec::encode(value),
+            Value::Rule(value) => codec::encode(value),
             Value::Unknown(bytes) => bytes.clone(),
         }
     }
@@ -368,9 +398,20 @@ impl Value {
             kind::ARCHIVED => codec::decode(bytes).map(Value::Archived),
             kind::MEMBER => codec::decode(bytes).map(Value::Member),
             kind::ROLE => codec::decode(bytes).map(Value::Role),
+            kind::USER => codec::decode(bytes).map(Value::User),
+            kind::ROBOT => codec::decode(bytes).map(Value::Robot),
+            kind::RULE => codec::decode(bytes).map(Value::Rule),
             _ => Ok(Value::Unknown(bytes.to_vec())),
         };
-        match value.map_err(|source| InvalidRecord::Value { kind: kind_name(kind), source })? {
+        let value = value.map_err(|source| InvalidRecord::Value { kind: kind_name(kind), source })?;
+        let checked = match &value {
+            Value::User(user) => user.check(),
+            Value::Robot(robot) => robot.check(),
+            Value::Rule(rule) => rule.check(),
+            _ => Ok(()),
+        };
+        checked.map_err(|(what, actual, max)| InvalidRecord::TooMany { kind: kind_name(kind), what, actual, max })?;
+        match value {
             Value::Archived(Archived { contents, .. }) if contents.len() > PACK_CONTENTS_MAX => {
                 Err(InvalidRecord::TooMany { kind: kind_name(kind), what: "blobs", actual: contents.len(), max: PACK_CONTENTS_MAX })
             }
@@ -428,6 +469,9 @@ fn kind_name(kind: u16) -> &'static str {
         kind::ARCHIVED => "archived",
         kind::MEMBER => "member",
         kind::ROLE => "role",
+        kind::USER => "user",
+        kind::ROBOT => "robot",
+        kind::RULE => "rule",
         _ => "unknown",
     }
 }

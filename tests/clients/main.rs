@@ -4,6 +4,7 @@
 //! its own below the test's temporary folder. Images are told by their ids, which are the digests of their configurations and so of
 //! all their layers.
 
+mod access;
 mod crossing;
 mod docker;
 mod index;

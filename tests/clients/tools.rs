@@ -75,9 +75,14 @@ impl Engine {
 
     /// Runs a docker command with this engine.
     pub fn docker(&self, arguments: &[&str]) -> String {
+        self.try_docker(arguments).unwrap_or_else(|said| panic!("docker {arguments:?}: {said}"))
+    }
+
+    /// The same; what it said when it failed.
+    pub fn try_docker(&self, arguments: &[&str]) -> Result<String, String> {
         let socket = format!("unix://{}/docker.sock", self.home().display());
         let arguments: Vec<_> = ["-H", &socket].into_iter().chain(arguments.iter().copied()).collect();
-        run(self.home(), "/usr/bin/docker", &arguments)
+        try_run(self.home(), "/usr/bin/docker", &arguments)
     }
 
     /// The id of an image that the engine has.
@@ -121,8 +126,13 @@ impl<'a> Client<'a> {
 
     /// Runs one of its commands.
     pub fn run(&self, arguments: &[&str]) -> String {
+        self.try_run(arguments).unwrap_or_else(|said| panic!("{} {arguments:?}: {said}", self.program))
+    }
+
+    /// The same; what it said when it failed.
+    pub fn try_run(&self, arguments: &[&str]) -> Result<String, String> {
         let arguments: Vec<_> = self.storage.iter().map(String::as_str).chain(arguments.iter().copied()).collect();
-        run(self.home, self.program, &arguments)
+        try_run(self.home, self.program, &arguments)
     }
 
     /// Pulls over plain HTTP; gives the image's id.

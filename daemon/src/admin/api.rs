@@ -35,25 +35,25 @@ const TOKEN_EXPIRES_MAX_S: u64 = 30 * 24 * 3_600;
 
 /// Why a request is refused.
 #[derive(Debug)]
-struct Refusal {
+pub(super) struct Refusal {
     status: StatusCode,
     why: String,
 }
 
 /// What an endpoint gives: a JSON value, and the address of what did not fit.
-struct Answer {
+pub(super) struct Answer {
     value: Value,
     next: Option<String>,
 }
 
-type Outcome = Result<Answer, Refusal>;
+pub(super) type Outcome = Result<Answer, Refusal>;
 
 impl Refusal {
     fn new(status: StatusCode, why: impl ToString) -> Self {
         Self { status, why: why.to_string() }
     }
 
-    fn bad(why: impl ToString) -> Self {
+    pub(super) fn bad(why: impl ToString) -> Self {
         Self::new(StatusCode::BAD_REQUEST, why)
     }
 
@@ -75,7 +75,7 @@ impl From<crate::store::Error> for Refusal {
     }
 }
 
-fn answer(value: impl Serialize) -> Outcome {
+pub(super) fn answer(value: impl Serialize) -> Outcome {
     match serde_json::to_value(value) {
         Ok(value) => Ok(Answer { value, next: None }),
         Err(error) => Err(Refusal::new(StatusCode::INTERNAL_SERVER_ERROR, format!("write the answer: {error}"))),
@@ -131,6 +131,7 @@ impl Office {
             (&Method::GET, "archive/packs") => answer(self.operations.archive_packs().await?),
             (&Method::GET, "archive/cost") => answer(self.operations.archive_cost().await?),
             (&Method::POST, "restore") => self.restore(read(request).await?).await,
+            _ if super::access::is_about(rest) => self.access(&method, rest, &query, request).await,
             (&Method::DELETE, rest) => match rest.strip_prefix("peers/").filter(|node| !node.is_empty()) {
                 Some(node) => {
                     let node = decode(node, Plus::Plus).ok_or_else(|| Refusal::bad("the node's id is not readable"))?;
@@ -340,11 +341,11 @@ struct AskRestore {
     url: String,
 }
 
-fn unknown(path: &str) -> Refusal {
+pub(super) fn unknown(path: &str) -> Refusal {
     Refusal::missing(format!("the management API has no such request ({path}); is the daemon of another version than this command?"))
 }
 
-fn required<T>(query: &Query, name: &str) -> Result<T, Refusal>
+pub(super) fn required<T>(query: &Query, name: &str) -> Result<T, Refusal>
 where
     T: std::str::FromStr<Err: std::fmt::Display>,
 {
@@ -359,7 +360,7 @@ where
 }
 
 /// A request's body as JSON; none at all is an empty object.
-async fn read<T: DeserializeOwned>(request: Request<Incoming>) -> Result<T, Refusal> {
+pub(super) async fn read<T: DeserializeOwned>(request: Request<Incoming>) -> Result<T, Refusal> {
     let body = tokio::time::timeout(BODY_TIMEOUT, Limited::new(request.into_body(), BODY_SIZE_MAX).collect());
     let body = body.await.map_err(|_| Refusal::new(StatusCode::REQUEST_TIMEOUT, "the request's body did not come in time"))?;
     let bytes = body.map_err(|error| Refusal::bad(format!("read the request's body (at most {BODY_SIZE_MAX} bytes): {error}")))?.to_bytes();

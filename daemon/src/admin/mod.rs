@@ -24,10 +24,12 @@ use std::time::Duration;
 use futures_util::future::BoxFuture;
 
 use crate::archive;
+use crate::auth::Auth;
 use crate::peers::{Joined, PeerStatus, RoleChange};
 use crate::telemetry::Risk;
 use crate::upkeep;
 
+mod access;
 mod api;
 mod aside;
 mod public;
@@ -83,6 +85,7 @@ pub struct About {
 struct Office {
     about: About,
     store: crate::store::Store,
+    auth: Auth,
     operations: Arc<dyn Operations>,
     started: std::time::Instant,
 }

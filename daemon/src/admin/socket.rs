@@ -17,6 +17,7 @@ use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 use super::{About, Office, Operations};
+use crate::auth::Auth;
 use crate::store::Store;
 use crate::tasks::Tasks;
 
@@ -36,9 +37,9 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(200);
 ///
 /// # Errors
 /// The socket can't be made; the text says which file, and what to do when its path is too long.
-pub fn start(socket: &Path, about: About, store: Store, operations: Arc<dyn Operations>, tasks: &Tasks) -> io::Result<()> {
+pub fn start(socket: &Path, about: About, (store, auth): (Store, Auth), operations: Arc<dyn Operations>, tasks: &Tasks) -> io::Result<()> {
     let listener = bind(socket)?;
-    let office = Office { about, store, operations, started: Instant::now() };
+    let office = Office { about, store, auth, operations, started: Instant::now() };
     tasks.core("admin", serve(listener, socket.to_owned(), Arc::new(office), tasks.stopping()));
     Ok(())
 }

@@ -80,7 +80,7 @@ pub fn is_reason(record: &Record) -> bool {
     match record.key {
         Key::Archived(_) | Key::Member(_) | Key::Role(_) => false,
         Key::Link(..) => record.value.is_none(),
-        Key::Manifest(..) | Key::Tag(..) | Key::Unknown { .. } => true,
+        Key::Manifest(..) | Key::Tag(..) | Key::User(_) | Key::Robot(_) | Key::Rule(..) | Key::Unknown { .. } => true,
     }
 }
 

@@ -18,6 +18,7 @@ use clap::{Args, Parser, Subcommand};
 
 use crate::config::{self, ArchiveUrlFault, Fault};
 
+mod access;
 mod archive;
 mod check_config;
 mod client;
@@ -85,6 +86,12 @@ enum Command {
     Repo(repo::Repo),
     /// Tags of a repository
     Tag(tag::Tag),
+    /// Who signs in with a name and a password
+    User(access::User),
+    /// Programs that sign in with a token
+    Robot(access::Robot),
+    /// Who may do what
+    Policy(access::Policy),
     /// The bucket: how it stands, what is in it, what it costs
     Archive(archive::Archive),
     /// Collect garbage now, or say what would go
@@ -170,6 +177,9 @@ impl Command {
             Self::Status(status) => status.run(client, out).await,
             Self::Repo(repo) => repo.run(client, out).await,
             Self::Tag(tag) => tag.run(client, out).await,
+            Self::User(user) => user.run(client, out).await,
+            Self::Robot(robot) => robot.run(client, out).await,
+            Self::Policy(policy) => policy.run(client, out).await,
             Self::Archive(archive) => archive.run(client, out).await,
             Self::Gc(gc) => gc.run(client, out).await,
             Self::Scrub(scrub) => scrub.run(client, out).await,

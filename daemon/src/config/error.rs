@@ -137,6 +137,12 @@ pub enum Fault {
     /// Nothing.
     #[error("this can't be empty")]
     Empty,
+    /// Somebody whose word is taken, over a line on which anybody may change it.
+    #[error("whoever is on the way could change what this says; it has to be https://, or an address of this host")]
+    PlainIssuer,
+    /// A token server of which something is missing.
+    #[error("a token server needs all of realm, service, issuer and jwks; without one of them its tokens could not be told from others")]
+    TokenServer,
     /// No URL.
     #[error("this is no URL; write https://host or http://host:port, without ? and #")]
     Url,

@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 
 use toml::de::{DeTable, DeValue};
 
+use super::auth;
 use super::retention;
 use super::settings::{self, Draft, SETTINGS, Setting};
 use super::value::Value;
@@ -72,6 +73,13 @@ impl Layers {
             if let ("retention", DeValue::Array(rules)) = (name, value.get_ref()) {
                 self.draft.config.retention = retention::read(rules, &place)?;
                 continue;
+            }
+            if let ("oidc", DeValue::Array(issuers)) = (name, value.get_ref()) {
+                self.draft.config.oidc = auth::read(issuers, &place)?;
+                continue;
+            }
+            if name == "oidc" {
+                return Err(Error::Syntax { place: here, what: "oidc is a list of issuers; write [[oidc]]".to_owned() });
             }
             if name == "retention" {
                 return Err(Error::Syntax { place: here, what: "retention is a list of rules; write [[retention]]".to_owned() });
@@ -172,6 +180,13 @@ impl Layers {
         }
         if self.draft.archive_in_data_dir && config.archive.endpoint.is_some() {
             return Err(self.fault("archive.endpoint", Fault::NoBucket));
+        }
+        let server = &config.token_server;
+        let parts = [server.realm.is_some(), !server.issuer.is_empty(), !server.service.is_empty(), server.jwks.is_some()];
+        if parts != [false; 4] && parts != [true; 4] {
+            let names = ["token_server.realm", "token_server.issuer", "token_server.service", "token_server.jwks"];
+            let there = parts.iter().position(|part| *part).unwrap_or_default();
+            return Err(self.fault(names[there], Fault::TokenServer));
         }
         if config.store.low_water >= config.store.high_water {
             return Err(self.fault("store.low_water", Fault::WaterMarks { high: config.store.high_water }));

@@ -28,6 +28,7 @@ use std::time::Duration;
 
 use crate::glob::Pattern;
 
+mod auth;
 mod error;
 mod layers;
 mod records;
@@ -38,6 +39,7 @@ mod tests;
 mod url;
 mod value;
 
+pub use auth::{AuditLevel, Auth, KeySource, Oidc, TokenServer, is_trusted_url};
 pub use error::{Error, Fault, Place};
 pub use records::Records;
 pub use retention::Retention;
@@ -77,6 +79,12 @@ pub struct Config {
     pub store: Store,
     /// Limits of the registry.
     pub registry: Registry,
+    /// Who is let in.
+    pub auth: Auth,
+    /// Another server that issues tokens for this registry.
+    pub token_server: TokenServer,
+    /// Other issuers of identities.
+    pub oidc: Vec<Oidc>,
     /// When a push is answered.
     pub push: Push,
     /// What nothing needs any more.
@@ -310,6 +318,9 @@ impl Default for Config {
                 sparse_manifests: false,
                 immutable_tags: Vec::new(),
             },
+            auth: Auth::default(),
+            token_server: TokenServer::default(),
+            oidc: Vec::new(),
             push: Push { ack: Ack::Local, ack_timeout: Duration::from_secs(30) },
             gc: Gc { period: Duration::from_secs(60 * 60), grace: DAY, trash: DAY },
             scrub: Scrub { cycle: 30 * DAY, rate: 16 * MIB },

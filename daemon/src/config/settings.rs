@@ -6,7 +6,7 @@
 use std::path::PathBuf;
 
 use super::value::{Value, is_host_port, is_name};
-use super::{Ack, Config, Durability, Fault, LogFormat, MIB};
+use super::{Ack, AuditLevel, Config, Durability, Fault, LogFormat, MIB, auth};
 use crate::glob::Pattern;
 
 /// The configuration while it is put together.
@@ -80,6 +80,21 @@ pub(super) const SETTINGS: &[Setting] = settings! {
     "registry.upload_age_max" => |draft, value| draft.config.registry.upload_age_max = value.duration("1s", "30d")?;
     "registry.sparse_manifests" => |draft, value| draft.config.registry.sparse_manifests = value.boolean()?;
     "registry.immutable_tags" => |draft, value| draft.config.registry.immutable_tags = patterns(value)?;
+    "auth.required" => |draft, value| draft.config.auth.required = value.boolean()?;
+    "auth.htpasswd" => |draft, value| draft.config.auth.htpasswd = auth::path(value)?;
+    // Clients take a token for good for a minute at least.
+    "auth.token_life" => |draft, value| draft.config.auth.token_life = value.duration("1s", "1d")?;
+    "auth.refresh_life" => |draft, value| draft.config.auth.refresh_life = value.duration("1m", "365d")?;
+    "auth.audit" => |draft, value| {
+        let levels = [AuditLevel::Off, AuditLevel::Changes, AuditLevel::Everything];
+        draft.config.auth.audit = value.choice(&["off", "changes", "everything"], &levels)?;
+    };
+    "auth.audit_kept" => |draft, value| draft.config.auth.audit_kept = value.duration("1h", "365d")?;
+    "token_server.realm" => |draft, value| draft.config.token_server.realm = unless(value, "").map(auth::trusted_url).transpose()?;
+    "token_server.service" => |draft, value| draft.config.token_server.service = auth::word(value)?;
+    "token_server.issuer" => |draft, value| draft.config.token_server.issuer = auth::word(value)?;
+    "token_server.jwks" => |draft, value| draft.config.token_server.jwks = auth::key_source(value)?;
+    "token_server.algorithms" => |draft, value| draft.config.token_server.algorithms = auth::algorithms(value)?;
     "push.ack" => |draft, value| draft.config.push.ack = ack(value)?;
     "push.ack_timeout" => |draft, value| draft.config.push.ack_timeout = value.duration("100ms", "1h")?;
     "gc.period" => |draft, value| draft.config.gc.period = value.duration("0s", "365d")?;

@@ -88,7 +88,7 @@ fn every_setting_can_stand_in_a_variable() {
     assert_eq!((config.store.durability, config.log.format), (Durability::Relaxed, LogFormat::Json));
     for setting in settings::SETTINGS {
         let error = Config::load(None, &Flags::default(), variables(&[(&setting.variable(), "\u{1}")]));
-        // A path may be anything.
+        // The data folder may have any name.
         assert!(error.is_err() || setting.name == "data_dir", "{}", setting.name);
     }
 }
@@ -138,7 +138,9 @@ fn the_file_can_be_named_by_a_variable_and_must_be_there() {
 fn s43_mistakes_are_named_with_file_line_key_and_mend() {
     refused("[http]\n\nlisen = '127.0.0.1:5000'\n", "larder.toml:3: there is no key http.lisen; did you mean listen?");
     refused("[htpt]\n", "larder.toml:1: there is no section [htpt]; did you mean [http]?");
-    refused("[auth]\nrequired = true\n", "larder.toml:1: there is no section [auth]; take it out");
+    refused("[auht]\nrequired = true\n", "larder.toml:1: there is no section [auht]; did you mean [auth]?");
+    refused("[auth]\nrequird = true\n", "larder.toml:2: there is no key auth.requird; did you mean required?");
+    refused("[[auth]]\nrequired = true\n", "larder.toml:1: auth is a section");
     refused("listen = '127.0.0.1:5000'\n", "larder.toml:1: there is no key listen; did you mean listen in section [http]?");
     refused(
         "[http]\nlisten = '127.0.0.1:0'\n",
@@ -248,8 +250,8 @@ fn the_packaged_file_explains_every_setting() {
     let mut section = String::new();
     let mut explained = BTreeSet::new();
     for line in text.lines() {
-        if line == "#[[retention]]" {
-            section = "retention.".to_owned();
+        if let Some(name) = line.strip_prefix("#[[").and_then(|rest| rest.strip_suffix("]]")) {
+            section = format!("{name}.");
         } else if let Some(name) = line.strip_prefix('[').and_then(|rest| rest.strip_suffix(']')) {
             section = format!("{name}.");
         } else if let Some((key, _)) = line.trim_start_matches('#').split_once(" = ")
@@ -259,6 +261,7 @@ fn the_packaged_file_explains_every_setting() {
         }
     }
     let rules = retention::KEYS.iter().map(|key| format!("retention.{key}"));
+    let rules = rules.chain(auth::KEYS.iter().map(|key| format!("oidc.{key}")));
     let settings: BTreeSet<String> = settings::SETTINGS.iter().map(|setting| setting.name.to_owned()).chain(rules).collect();
     assert_eq!(explained, settings);
 }
@@ -280,4 +283,34 @@ fn rules_of_retention_are_read_and_their_mistakes_named() {
     refused("[[retention]]\nrepositories = ['a']\nkeep_fo = '1d'\n", "there is no key retention.keep_fo; did you mean keep_for?");
     refused("[[retention]]\nrepositories = ['a']\nkeep_last = -1\n", "this has to be from 0 to");
     refused("[registry]\nimmutable_tags = ['a:b:c']\n", "registry.immutable_tags");
+}
+
+#[test]
+fn issuers_are_read_and_their_mistakes_named() {
+    let text = "[[oidc]]\nname = 'ci'\nissuer = 'https://ci.example.org/'\naudience = 'a'\nalgorithms = ['ES256']\njwks = '/etc/keys'\n";
+    let issuers = load(text, &Flags::default(), &[]).expect("an issuer").oidc;
+    assert_eq!((issuers[0].name.as_str(), issuers[0].issuer.as_str()), ("ci", "https://ci.example.org/"), "kept as its tokens have it");
+    refused("[oidc]\nname = 'ci'\n", "larder.toml:1: oidc is a list of issuers; write [[oidc]]");
+    let with = |line: &str| format!("[[oidc]]\nname = 'ci'\nissuer = 'https://ci.example.org'\n{line}\n");
+    refused(&with(""), "an issuer needs an audience");
+    refused(&with("audience = 'a'\nalgorithms = ['none']"), "oidc.algorithms = [\"none\"]: this has to be");
+    refused(&with("audience = 'a'\nalgorithms = ['HS256']"), "oidc.algorithms");
+    refused(&with("audience = 'a'\nalgorithms = []"), "oidc.algorithms");
+    refused(&with("audience = 'a'\nclient_secret_file = '/x'"), "needs a client_id");
+    refused(&with("audiense = 'a'"), "there is no key oidc.audiense");
+    refused("[[oidc]]\nname = 'ci'\nissuer = 'http://ci.example.org'\n", "whoever is on the way could change");
+    let twice = format!("{}{}", with("audience = 'a'"), with("audience = 'b'"));
+    refused(&twice, "two issuers have one name");
+}
+
+#[test]
+fn s43_a_token_server_is_configured_whole_or_not_at_all() {
+    let whole = "[token_server]\nrealm = 'https://t.example.org/token'\nservice = 'r'\nissuer = 't'\njwks = '/etc/keys.json'\n";
+    let config = load(whole, &Flags::default(), &[]).expect("whole");
+    assert_eq!(config.token_server.jwks, Some(KeySource::File(PathBuf::from("/etc/keys.json"))));
+    for part in ["realm = 'https://t.example.org/token'", "service = 'r'", "issuer = 't'", "jwks = '/etc/keys.json'"] {
+        refused(&whole.replace(&format!("{part}\n"), ""), "a token server needs all of realm, service, issuer and jwks");
+    }
+    refused("[token_server]\nrealm = 'http://t.example.org/token'\n", "whoever is on the way could change");
+    refused("[token_server]\nalgorithms = ['HS256']\n", "token_server.algorithms");
 }

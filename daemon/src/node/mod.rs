@@ -1,6 +1,6 @@
 //! Builds the rooms from the floor up, starts their tasks, stops them in reverse.
 //!
-//! Open in this order: data folder (locked), key, store, archive, peers, lookup, registry. The front door opens last, so
+//! Open in this order: data folder (locked), key, store, users, archive, peers, lookup, registry. The front door opens last, so
 //! that whoever can connect is served. Stopping turns it round: the listener closes, requests under way get their grace,
 //! background loops end at a safe point, peers hear goodbye, the store is flushed and closed.
 //!
@@ -19,6 +19,7 @@ use tokio::signal::unix::{SignalKind, signal};
 
 use crate::admin;
 use crate::archive::Archive;
+use crate::auth::Auth;
 use crate::config::Config;
 use crate::lookup::Lookup;
 use crate::peers::{Identity, Peers};
@@ -69,7 +70,10 @@ impl Node {
         let (identity, store) = open_store(&config).await?;
 
         let signer = Arc::clone(&identity);
-        let sign = Arc::new(move |bytes: &[u8]| signer.sign(bytes));
+        let sign: crate::auth::Sign = Arc::new(move |bytes: &[u8]| signer.sign(bytes));
+        let (settings, keeping, signing, node) = (config.clone(), store.clone(), Arc::clone(&sign), identity.node());
+        let auth = tokio::task::spawn_blocking(move || Auth::open(&settings, keeping, node, signing));
+        let auth = auth.await.context("opening the users was cut short")?.context("read who may do what")?;
         let archive = Archive::open(&config, store.clone(), sign, Arc::clone(&metrics)).await.context("open the archive")?;
         let peers = Peers::start(&config, archive.bucket(), Arc::clone(&identity), store.clone(), &tasks, Arc::clone(&metrics));
         let peers = peers.await.with_context(|| format!("open the peers' port {}/udp", config.peers.listen))?;
@@ -115,10 +119,10 @@ impl Node {
         let operations = Arc::new(NodeOperations::new(peers.clone(), archive, (gc, scrub), Arc::clone(&metrics), Arc::clone(&ready)));
         let about = admin::About { node: identity.node(), name: config.node.name.clone(), zone: config.node.zone.clone() };
         let socket = config.data_dir.join("larder.sock");
-        admin::start(&socket, about, store.clone(), operations.clone(), &tasks)
+        admin::start(&socket, about, (store.clone(), auth.clone()), operations.clone(), &tasks)
             .with_context(|| format!("open the command socket {}", socket.display()))?;
         let elsewhere = admin::public(operations, Arc::clone(&metrics));
-        registry::start(listener, &config, store.clone(), lookup, elsewhere, &tasks, metrics);
+        registry::start(listener, &config, store.clone(), (lookup, auth), elsewhere, &tasks, metrics);
 
         tracing::info!(node = %identity.node(), data = %config.data_dir.display(), peers = %config.peers.listen, "listening on {listen}");
         notify(&[sd_notify::NotifyState::Ready]);

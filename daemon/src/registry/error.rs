@@ -13,6 +13,7 @@ use serde_json::{Value, json};
 
 use super::Body;
 use super::body::whole;
+use crate::auth;
 use crate::lookup::{self, NotSafe};
 use crate::store;
 
@@ -95,6 +96,18 @@ pub(super) enum Error {
     /// The content could not be had.
     #[error(transparent)]
     Lookup(#[from] lookup::Error),
+    /// No request for a token.
+    #[error("this is no request for a token: {why}")]
+    TokenRequest { why: &'static str },
+    /// Nobody who may do this, and somebody who can say who they are may.
+    #[error("{why}")]
+    Unauthorized { why: String, challenge: String },
+    /// Somebody who may not do this.
+    #[error("{why}")]
+    Denied { why: String },
+    /// It can't be checked now who asks.
+    #[error(transparent)]
+    Identity(#[from] auth::Refused),
     /// A push was stored, and is not as safe as it has to be.
     #[error(transparent)]
     NotSafe(#[from] lookup::NotSafe),
@@ -200,7 +213,16 @@ impl Error {
             }
             Error::Stalled { .. } => refuse(StatusCode::REQUEST_TIMEOUT, "BLOB_UPLOAD_INVALID").header(header::CONNECTION, "close"),
             Error::Broken { .. } => refuse(StatusCode::BAD_REQUEST, "BLOB_UPLOAD_INVALID").header(header::CONNECTION, "close"),
-            Error::Store(error) => of_store(error),
+            Error::Unauthorized { challenge, .. } => {
+                refuse(StatusCode::UNAUTHORIZED, "UNAUTHORIZED").header(header::WWW_AUTHENTICATE, challenge)
+            }
+            Error::TokenRequest { .. } => refuse(StatusCode::BAD_REQUEST, "UNSUPPORTED"),
+            Error::Denied { .. } => refuse(StatusCode::FORBIDDEN, "DENIED"),
+            Error::Identity(auth::Refused::Credentials(_)) => refuse(StatusCode::UNAUTHORIZED, "UNAUTHORIZED"),
+            Error::Identity(auth::Refused::Busy) => {
+                refuse(StatusCode::TOO_MANY_REQUESTS, "TOOMANYREQUESTS").header(header::RETRY_AFTER, RETRY_BUSY_S)
+            }
+            Error::Identity(auth::Refused::Store(error)) | Error::Store(error) => of_store(error),
             Error::Lookup(lookup::Error::NotFound { .. }) => refuse(StatusCode::NOT_FOUND, "BLOB_UNKNOWN"),
             Error::Lookup(lookup::Error::Store { digest: _, source }) => of_fetch(source),
             Error::NotSafe(NotSafe::Store(error)) => of_store(error),
@@ -253,6 +275,7 @@ fn of_store(error: &store::Error) -> Refusal {
             refusal
         }
         E::Immutable { .. } => refuse(StatusCode::CONFLICT, "DENIED"),
+        E::Taken { .. } => refuse(StatusCode::FORBIDDEN, "DENIED"),
         E::Changed { standing, .. } => {
             let refusal = refuse(StatusCode::PRECONDITION_FAILED, "DENIED");
             match standing {
@@ -288,6 +311,7 @@ fn of_fetch(error: &store::Error) -> Refusal {
         | E::InvalidManifest(_)
         | E::Missing(_)
         | E::Changed { .. }
+        | E::Taken { .. }
         | E::Immutable { .. }
         | E::Reader => Refusal::internal(),
     }

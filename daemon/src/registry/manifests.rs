@@ -7,6 +7,7 @@
 
 use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, Response, StatusCode, header};
+use larder_protocol::access::Actions;
 use larder_protocol::digest::{Algorithm, Digest};
 use larder_protocol::name::{Reference, RepositoryName, Tag};
 
@@ -60,7 +61,8 @@ impl Front {
         }
         let Some(bytes) = request.body.collect(limit).await? else { return Err(Error::ManifestTooLarge { limit }) };
         let media_type = media_type(text(request.headers, &header::CONTENT_TYPE), &bytes)?;
-        let (by_digest, condition) = (digest.is_some(), condition(request.headers));
+        let keeps_tags = !request.caller.may(Actions::OVERWRITE, repository.as_str());
+        let (by_digest, condition) = (digest.is_some(), Condition { keeps_tags, ..condition(request.headers) });
         let (name, named) = (repository.clone(), tags.clone());
         let stored = self.store.run(move |store| {
             let digest = digest.unwrap_or_else(|| Digest::of(Algorithm::Sha256, &bytes));
@@ -115,7 +117,7 @@ fn condition(headers: &HeaderMap) -> Condition {
         // What is no digest is nothing that could stand here.
         headers.contains_key(name).then(|| Meant::These(tags.iter().filter_map(digest).collect()))
     };
-    Condition { is: meant(&header::IF_MATCH, ""), is_not: meant(&header::IF_NONE_MATCH, "W/") }
+    Condition { is: meant(&header::IF_MATCH, ""), is_not: meant(&header::IF_NONE_MATCH, "W/"), keeps_tags: false }
 }
 
 fn sent(digest: &Digest, manifest: StoredManifest) -> Response<Body> {
@@ -184,8 +186,8 @@ mod tests {
             (digest.to_string(), these(&[]), these(&[])),
         ] {
             let with = |name: http::HeaderName| HeaderMap::from_iter([(name, text.parse().unwrap())]);
-            assert_eq!(condition(&with(header::IF_MATCH)), Condition { is, is_not: None }, "{text}");
-            assert_eq!(condition(&with(header::IF_NONE_MATCH)), Condition { is: None, is_not }, "{text}");
+            assert_eq!(condition(&with(header::IF_MATCH)), Condition { is, ..Condition::default() }, "{text}");
+            assert_eq!(condition(&with(header::IF_NONE_MATCH)), Condition { is_not, ..Condition::default() }, "{text}");
         }
         assert_eq!(condition(&HeaderMap::new()), Condition::default());
     }

@@ -16,6 +16,9 @@
 //! - Locations are relative, or start with the configured address; never with what a client calls this host (S19).
 //! - Clients hear what they did wrong, and nothing of paths or causes.
 //!
+//! - Nothing is answered before it is known who asks and that they may ([`auth`]); what may not be read is answered alike whether it is there
+//!   or not (S8, S9, S10, S11).
+//!
 //! It must not know where content comes from (that is `lookup`), nor what is done with it later (peers and archive read the
 //! journal), nor how anything is kept.
 //!
@@ -35,6 +38,7 @@ use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, header
 use http_body_util::combinators::BoxBody;
 use hyper::body::Incoming;
 
+use crate::auth::{Auth, Caller};
 use crate::config::Config;
 use crate::lookup::Lookup;
 use crate::store::{self, Store};
@@ -42,6 +46,7 @@ use crate::tasks::Tasks;
 use crate::telemetry::{HttpLabels, Metrics};
 use crate::tls::Client;
 
+mod auth;
 mod blobs;
 mod body;
 mod error;
@@ -54,6 +59,7 @@ mod referrers;
 mod route;
 mod server;
 mod tags;
+mod token;
 mod uploads;
 
 use body::Inflow;
@@ -75,7 +81,7 @@ pub fn start(
     listener: tokio::net::TcpListener,
     config: &Config,
     store: Store,
-    lookup: Lookup,
+    (lookup, auth): (Lookup, Auth),
     elsewhere: Elsewhere,
     tasks: &Tasks,
     metrics: Arc<Metrics>,
@@ -83,6 +89,8 @@ pub fn start(
     let front = Front {
         store: store.clone(),
         lookup,
+        auth,
+        challenge: auth::Challenge::new(config),
         elsewhere,
         tasks: tasks.clone(),
         metrics,
@@ -114,6 +122,9 @@ async fn expire_uploads(store: Store, age: Duration) {
 struct Front {
     store: Store,
     lookup: Lookup,
+    auth: Auth,
+    /// How clients are told to say who they are.
+    challenge: auth::Challenge,
     elsewhere: Elsewhere,
     tasks: Tasks,
     metrics: Arc<Metrics>,
@@ -132,6 +143,8 @@ struct Pushed<'a> {
     body: &'a mut Inflow,
     /// Who is at the other end.
     client: &'a Client,
+    /// Who asks.
+    caller: &'a Caller,
 }
 
 impl Front {
@@ -141,8 +154,13 @@ impl Front {
         let number = self.requests.fetch_add(1, Ordering::Relaxed) + 1;
         let (method, uri) = (request.method().clone(), request.uri().clone());
         let is_registry = uri.path() == "/v2" || uri.path().starts_with("/v2/");
-        let (endpoint, response) =
-            if is_registry { self.answer_registry(request, client, number).await } else { (route::OTHER, (self.elsewhere)(request).await) };
+        let (endpoint, response) = if is_registry {
+            self.answer_registry(request, client, number).await
+        } else if token::is_about(uri.path()) {
+            (token::ENDPOINT, self.answer_token(request, number).await)
+        } else {
+            (route::OTHER, (self.elsewhere)(request).await)
+        };
         let status = response.status().as_u16();
         self.metrics.http_requests.get_or_create(&HttpLabels { method: label(&method), endpoint, status }).inc();
         let ms = started.elapsed().as_secs_f64() * 1e3;
@@ -157,9 +175,16 @@ impl Front {
             body.expect_unasked();
         }
         let (endpoint, route) = route::parse(&head.method, &head.uri);
-        let result = match route {
-            Ok(route) => self.dispatch(route, Pushed { headers: &head.headers, body: &mut body, client }).await,
+        let result = match self.identify(&head.headers, route.as_ref().ok()).await {
             Err(error) => Err(error),
+            // ORDER: who may nothing hears of nothing, not even what is wrong with a name.
+            Ok(caller) => match route {
+                Err(error) => Err(error),
+                Ok(route) => {
+                    let request = Pushed { headers: &head.headers, body: &mut body, client, caller: &caller };
+                    self.dispatch(route, request).await
+                }
+            },
         };
         body.abandon();
         let mut response = result.unwrap_or_else(|error| {
@@ -175,13 +200,14 @@ impl Front {
     }
 
     async fn dispatch(&self, route: Route, request: Pushed<'_>) -> Result<Response<Body>, Error> {
+        self.permit(request.caller, &route, request.headers)?;
         // Before a byte of it is taken; the store would refuse it at the end.
         if route.is_write() && self.store.is_reader() {
             return Err(store::Error::Reader.into());
         }
         match route {
             Route::Ping => Ok(json(&serde_json::json!({}))),
-            Route::ListRepositories(page) => self.list_repositories(page).await,
+            Route::ListRepositories(page) => self.list_repositories(page, request.caller).await,
             Route::ListTags { repository, page } => self.list_tags(repository, page).await,
             Route::ListReferrers { repository, subject, artifact_type, page } => {
                 self.list_referrers(repository, subject, artifact_type, page).await
@@ -192,13 +218,13 @@ impl Front {
             Route::PullManifest { repository, reference } => self.pull_manifest(repository, reference, request.headers).await,
             Route::PushManifest { repository, digest, tags } => self.push_manifest(repository, digest, tags, request).await,
             Route::DeleteManifest { repository, reference } => self.delete_manifest(repository, reference).await,
-            Route::StartUpload { repository, algorithm } => self.start_upload(repository, algorithm, request.client.ip()).await,
+            Route::StartUpload { repository, algorithm } => self.start_upload(repository, algorithm, request.client.ip(), request.caller).await,
             Route::PushBlob { repository, digest } => self.push_blob(repository, digest, request).await,
-            Route::MountBlob { repository, digest, from } => self.mount_blob(repository, digest, from, request.client.ip()).await,
-            Route::UploadStatus { repository, session } => self.upload_status(repository, session).await,
+            Route::MountBlob { repository, digest, from } => self.mount_blob(repository, digest, from, request).await,
+            Route::UploadStatus { repository, session } => self.upload_status(repository, session, request.caller).await,
             Route::AppendUpload { repository, session } => self.append_upload(repository, session, request).await,
             Route::FinishUpload { repository, session, digest } => self.finish_upload(repository, session, digest, request).await,
-            Route::CancelUpload { repository, session } => self.cancel_upload(repository, session).await,
+            Route::CancelUpload { repository, session } => self.cancel_upload(repository, session, request.caller).await,
         }
     }
 

@@ -2,12 +2,18 @@
 //! however long the list is (S12).
 
 use http::{Response, header};
+use larder_protocol::access::Actions;
 use larder_protocol::name::{RepositoryName, Tag};
 use serde_json::json;
 
 use super::error::Error;
-use super::route::Page;
+use super::route::{PAGE_SIZE_MAX, Page};
 use super::{Body, Front, json, set};
+use crate::auth::Caller;
+use crate::store::{self, Store};
+
+/// Pages that are read from the store for one of names that may be read.
+const READS_MAX: usize = 16;
 
 impl Front {
     /// Lists the tags of a repository. SPEC: end-8a, end-8b.
@@ -27,12 +33,10 @@ impl Front {
         Ok(response)
     }
 
-    /// Lists the repositories.
-    pub(super) async fn list_repositories(&self, page: Page<RepositoryName>) -> Result<Response<Body>, Error> {
-        let (after, fetch) = (page.after, page.limit + 1);
-        let names = self.store.run(move |store| store.repositories(after.as_ref().map(RepositoryName::as_str), fetch)).await?;
-        let names = names.iter().map(|name| name.as_str().to_owned()).collect();
-        let (names, more) = split(names, page.limit);
+    /// Lists the repositories that who asks may read (S11). Where many may not be read, a page may be short and still have a next one.
+    pub(super) async fn list_repositories(&self, page: Page<RepositoryName>, caller: &Caller) -> Result<Response<Body>, Error> {
+        let (caller, limit) = (caller.clone(), page.limit);
+        let (names, more) = self.store.run(move |store| readable(store, page.after, limit, &caller)).await?;
         let mut response = json(&json!({ "repositories": names }));
         if let Some(last) = more {
             set(&mut response, header::LINK, self.next(format_args!("_catalog"), page.limit, &last));
@@ -44,6 +48,37 @@ impl Front {
     fn next(&self, path: std::fmt::Arguments<'_>, limit: usize, last: &str) -> String {
         format!("<{}?n={limit}&last={last}>; rel=\"next\"", self.location(path))
     }
+}
+
+/// As many names as are wanted of those that may be read; and the last one that was looked at, when there may be more behind it.
+fn readable(
+    store: &Store,
+    after: Option<RepositoryName>,
+    limit: usize,
+    caller: &Caller,
+) -> Result<(Vec<String>, Option<String>), store::Error> {
+    let (mut names, mut after) = (Vec::new(), after.map(|name| name.as_str().to_owned()));
+    if limit == 0 {
+        return Ok((names, None));
+    }
+    for _ in 0..READS_MAX {
+        let page = store.repositories(after.as_deref(), PAGE_SIZE_MAX)?;
+        let whole = page.len() < PAGE_SIZE_MAX;
+        for (index, name) in page.iter().enumerate() {
+            after = Some(name.as_str().to_owned());
+            if caller.could(Actions::PULL, name.as_str()) {
+                names.push(name.as_str().to_owned());
+                if names.len() == limit {
+                    let is_last = whole && index + 1 == page.len();
+                    return Ok((names, after.filter(|_| !is_last)));
+                }
+            }
+        }
+        if whole {
+            return Ok((names, None));
+        }
+    }
+    Ok((names, after))
 }
 
 /// A page, and its last entry when there is more behind it. SPEC: a page of 0 has no next one.

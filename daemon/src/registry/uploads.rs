@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 
 use bytes::BytesMut;
 use http::{HeaderMap, Response, StatusCode, header};
+use larder_protocol::access::Actions;
 use larder_protocol::digest::{Algorithm, Digest};
 use larder_protocol::name::RepositoryName;
 use tokio::task::JoinHandle;
@@ -18,6 +19,7 @@ use super::body::{BATCH_SIZE, Inflow};
 use super::error::{Error, uploaded};
 use super::range::{Chunk, chunk, number};
 use super::{Body, Front, Pushed, empty, refuse_encoded, set, set_digest, text};
+use crate::auth::Caller;
 use crate::store::{self, Store, Upload};
 use crate::tasks::Tasks;
 
@@ -35,10 +37,11 @@ impl Front {
         repository: RepositoryName,
         algorithm: Algorithm,
         client: IpAddr,
+        caller: &Caller,
     ) -> Result<Response<Body>, Error> {
-        let name = repository.clone();
+        let (name, owner) = (repository.clone(), owner(client, caller));
         let session = with_room(&self.store, move |store| {
-            let upload = store.create_upload(&name, algorithm, &owner(client))?;
+            let upload = store.create_upload(&name, algorithm, &owner)?;
             let session = upload.id();
             upload.suspend()?;
             Ok(session)
@@ -54,15 +57,16 @@ impl Front {
         repository: RepositoryName,
         digest: Digest,
         from: Option<RepositoryName>,
-        client: IpAddr,
+        request: Pushed<'_>,
     ) -> Result<Response<Body>, Error> {
-        let name = repository.clone();
+        let (name, caller) = (repository.clone(), request.caller.clone());
         let mounted = self.store.run(move |store| {
             let sources = match from {
                 Some(from) => vec![from],
                 None => store.repositories_linking(&digest, MOUNT_SOURCES_MAX)?,
             };
-            for source in sources.iter().filter(|source| may_read(source)) {
+            // S9: what may not be read is answered like what is not there.
+            for source in sources.iter().filter(|source| caller.may(Actions::PULL, source.as_str())) {
                 // Its link may have gone since it was listed.
                 if store.mount(source, &name, &digest)? {
                     return Ok::<_, Error>(true);
@@ -73,15 +77,15 @@ impl Front {
         if mounted.await? {
             return Ok(self.created(&repository, &digest));
         }
-        self.start_upload(repository, digest.algorithm(), client).await
+        self.start_upload(repository, digest.algorithm(), request.client.ip(), request.caller).await
     }
 
     /// Takes a whole blob in one request. SPEC: end-4b.
     pub(super) async fn push_blob(&self, repository: RepositoryName, digest: Digest, request: Pushed<'_>) -> Result<Response<Body>, Error> {
         refuse_encoded(request.headers)?;
         self.check_size(0, announced(request.headers))?;
-        let (name, client) = (repository.clone(), request.client.ip());
-        let upload = with_room(&self.store, move |store| store.create_upload(&name, digest.algorithm(), &owner(client))).await?;
+        let (name, owner) = (repository.clone(), owner(request.client.ip(), request.caller));
+        let upload = with_room(&self.store, move |store| store.create_upload(&name, digest.algorithm(), &owner)).await?;
         let mut writer = self.writer(upload);
         // Nobody was told this session's id, so nobody can go on with it.
         writer.when_dropped = WhenDropped::Cancel;
@@ -100,7 +104,8 @@ impl Front {
     }
 
     /// Says where a session stands. SPEC: end-13.
-    pub(super) async fn upload_status(&self, repository: RepositoryName, session: Uuid) -> Result<Response<Body>, Error> {
+    pub(super) async fn upload_status(&self, repository: RepositoryName, session: Uuid, caller: &Caller) -> Result<Response<Body>, Error> {
+        self.is_own(&repository, session, caller)?;
         let name = repository.clone();
         let offset = self.store.run(move |store| store.upload_offset(&name, session)).await?;
         Ok(self.stands_at(StatusCode::NO_CONTENT, &repository, session, offset))
@@ -132,7 +137,8 @@ impl Front {
     }
 
     /// Forgets a session. SPEC: end-14.
-    pub(super) async fn cancel_upload(&self, repository: RepositoryName, session: Uuid) -> Result<Response<Body>, Error> {
+    pub(super) async fn cancel_upload(&self, repository: RepositoryName, session: Uuid, caller: &Caller) -> Result<Response<Body>, Error> {
+        self.is_own(&repository, session, caller)?;
         patiently(&self.store, move |store| store.cancel_upload(&repository, session)).await?;
         Ok(empty(StatusCode::NO_CONTENT))
     }
@@ -141,6 +147,7 @@ impl Front {
     /// any blob, forgotten.
     async fn take(&self, repository: &RepositoryName, session: Uuid, request: Pushed<'_>) -> Result<Writer, Error> {
         refuse_encoded(request.headers)?;
+        self.is_own(repository, session, request.caller)?;
         let chunk = match request.headers.get(header::CONTENT_RANGE) {
             None => None,
             Some(value) => Some(value.to_str().ok().and_then(chunk).ok_or(Error::ContentRange)?),
@@ -203,6 +210,15 @@ impl Front {
         }
     }
 
+    /// S20: a session that somebody began after signing in is theirs alone. To others it is not there.
+    fn is_own(&self, repository: &RepositoryName, session: Uuid, caller: &Caller) -> Result<(), Error> {
+        let began = self.store.upload_client(repository, session)?;
+        match began.strip_prefix(SIGNED_IN) {
+            Some(name) if name != caller.who.name() => Err(Error::SessionUnknown),
+            _ => Ok(()),
+        }
+    }
+
     fn check_size(&self, offset: u64, announced: Option<u64>) -> Result<(), Error> {
         let limit = self.blob_size_max;
         if announced.is_some_and(|size| size > limit.saturating_sub(offset)) { Err(Error::BlobTooLarge { limit }) } else { Ok(()) }
@@ -238,13 +254,14 @@ impl Front {
     }
 }
 
-/// Whether the client may read a repository, and so take its blobs elsewhere (S9). There are no users yet: everybody may read everything.
-fn may_read(_repository: &RepositoryName) -> bool {
-    true
-}
+/// Stands in front of the names of those who have signed in, in the names of sessions' owners: no address begins so.
+const SIGNED_IN: char = '@';
 
-/// In whose name sessions are counted: a client has one address, but with IPv6 a network of them.
-fn owner(client: IpAddr) -> String {
+/// In whose name sessions are counted: who has signed in has a name; others have one address, but with IPv6 a network of them.
+fn owner(client: IpAddr, caller: &Caller) -> String {
+    if caller.who.is_known() {
+        return format!("{SIGNED_IN}{}", caller.who.name());
+    }
     crate::limits::origin(client).to_string()
 }
 

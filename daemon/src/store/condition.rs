@@ -21,6 +21,8 @@ pub struct Condition {
     pub is: Option<Meant>,
     /// It does not stand, or is none of these.
     pub is_not: Option<Meant>,
+    /// A tag that stands may not be made to name something else: who pushes has no right to that (S15).
+    pub keeps_tags: bool,
 }
 
 impl Condition {
@@ -52,7 +54,7 @@ mod tests {
             (Some(Meant::Any), these(), false, false, true),
             (Some(Meant::These(vec![])), None, false, false, false),
         ] {
-            let condition = Condition { is, is_not };
+            let condition = Condition { is, is_not, keeps_tags: false };
             let held = [None, Some(&a), Some(&b)].map(|standing| condition.holds(standing));
             assert_eq!(held, [on_nothing, on_a, on_b], "{condition:?}");
         }

@@ -98,6 +98,12 @@ pub enum Error {
         /// What it is now.
         standing: Option<Digest>,
     },
+    /// A push was to let a tag name something else, without the right to.
+    #[error("the tag {} names another image, and letting it name this one takes the right to overwrite", .tag.as_str())]
+    Taken {
+        /// The tag.
+        tag: Tag,
+    },
     /// A tag that keeps the manifest it was first given.
     #[error("tag {tag} is immutable here (registry.immutable_tags has {pattern}): push under another tag")]
     Immutable {

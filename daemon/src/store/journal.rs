@@ -7,7 +7,7 @@
 //! What is not on the disk yet may be read on this node, but is told to nobody: [`Journal::vector`] covers a record of
 //! this node only when it is durable, so that a power cut can't make it use a number twice.
 
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -46,6 +46,8 @@ pub(super) struct Journal {
     /// This node may write nothing but what it says of itself.
     reader: AtomicBool,
     changes: watch::Sender<u64>,
+    /// Grows when a record changes that says who may do what.
+    access: AtomicU64,
     quota: Quota,
 }
 
@@ -82,6 +84,7 @@ pub(super) struct Moves {
     life: Option<Origin>,
     pub horizon: Option<VersionVector>,
     lives: Option<Lives>,
+    access: bool,
 }
 
 /// A writing under way: what it has read stands still until it is done.
@@ -137,12 +140,17 @@ impl Journal {
             reader: AtomicBool::new(false),
             syncer: (!relaxed).then(Syncer::default),
             changes: watch::Sender::new(0),
+            access: AtomicU64::new(0),
             quota: Quota::default(),
         })
     }
 
     pub(super) fn origin(&self) -> Origin {
         *self.life.borrow()
+    }
+
+    pub(super) fn access_changes(&self) -> u64 {
+        self.access.load(Ordering::Acquire)
     }
 
     pub(super) fn quota(&self) -> &Quota {
@@ -382,6 +390,7 @@ impl Writing<'_> {
     pub(super) fn moved(&mut self, before: Option<&RecordRow>, after: Option<&RecordRow>) {
         self.moves.sums.replace(before.map(|row| &row.record), after.map(|row| &row.record));
         self.moves.counted.replace(before, after);
+        self.moves.access |= before.into_iter().chain(after).any(|row| super::access::is_about(row.record.kind));
         self.died(before, after);
     }
 
@@ -411,6 +420,10 @@ impl Writing<'_> {
         let Self { journal, index, mut writer, batch, vector, moves, numbered, .. } = self;
         // CRASH: what fails here was not written at all; its numbers stay a gap, which no record fills.
         index.write(batch)?;
+        // ORDER: behind the rows: who sees the number reads what it counts.
+        if moves.access {
+            journal.access.fetch_add(1, Ordering::Release);
+        }
         writer.follow(moves, &journal.life);
         writer.vector = vector.clone();
         let life = journal.origin();

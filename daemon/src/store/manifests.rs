@@ -228,6 +228,9 @@ fn check(writing: &Writing<'_>, push: &ManifestPush, condition: &Condition) -> R
             Some(Value::Tag(target)) => Some(target.digest),
             _ => None,
         };
+        if condition.keeps_tags && standing.is_some_and(|standing| standing != push.digest) {
+            return Err(Error::Taken { tag: tag.clone() });
+        }
         ask(tag, standing)?;
     }
     if push.tags.is_empty() {

@@ -31,6 +31,7 @@ use tokio::sync::watch;
 use crate::config::Durability;
 use crate::glob::Pattern;
 
+mod access;
 mod acknowledged;
 mod blobs;
 mod compare;

@@ -212,6 +212,14 @@ impl Store {
         Ok(self.session(repository, id)?.offset.load(Ordering::Acquire))
     }
 
+    /// Who began a session, as [`Store::create_upload`] was told.
+    ///
+    /// # Errors
+    /// `UploadUnknown`.
+    pub fn upload_client(&self, repository: &RepositoryName, id: Uuid) -> Result<String> {
+        Ok(self.session(repository, id)?.client.clone())
+    }
+
     /// Ends a session and forgets its bytes.
     ///
     /// # Errors

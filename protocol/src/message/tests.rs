@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use proptest::prelude::*;
 
 use super::*;
+use crate::access::{Actions, Grant, Robot, Rule, User};
 use crate::digest::Algorithm;
 use crate::record::{Archived, Key, Link, Located, Manifest, PackId, Record, Roles, TagTarget, Value};
 use crate::stamp::{HybridTime, Stamp};
@@ -104,7 +105,21 @@ fn frames_of_version_2() -> Vec<(String, Frame)> {
         value: Some(Value::Role(Roles::default().with_writer(false))),
         stamp: Stamp { time: HybridTime::from_ms(1_700_000_000_001), node: NodeId([7; 32]) },
     };
+    let access = |key, value| {
+        let record =
+            Record { key, value: Some(value), stamp: Stamp { time: HybridTime::from_ms(1_700_000_000_002), node: NodeId([7; 32]) } };
+        Update::Records(vec![NumberedRecord { origin: origin(), sequence: 2, record: record.to_raw() }]).to_frame()
+    };
+    let extra = vec![("name".to_owned(), "text".to_owned())];
+    let hash = "$2b$04$......................................................".to_owned();
+    let user = User { hash, groups: vec!["dev".to_owned()], extra: extra.clone() };
+    let grants = vec![Grant { repositories: "team/**".to_owned(), actions: Actions::PULL.and(Actions::PUSH) }];
+    let robot = Robot { secret: [5; 32], expires_ms: Some(1_800_000_000_000), grants, extra: extra.clone() };
+    let rule = Rule { actions: Actions::DELETE, extra };
     let frames = vec![
+        ("user", access(Key::User("alice".to_owned()), Value::User(user))),
+        ("robot", access(Key::Robot("ci".to_owned()), Value::Robot(robot))),
+        ("rule", access(Key::Rule("group:dev".to_owned(), "team/**".to_owned()), Value::Rule(rule))),
         ("role", Update::Records(vec![NumberedRecord { origin: origin(), sequence: 1, record: role.to_raw() }]).to_frame()),
         ("request-follow", Request::Follow(digest).to_frame()),
         ("request-chunk", Request::Chunk(chunk).to_frame()),
@@ -185,7 +200,7 @@ proptest! {
     }
 
     #[test]
-    fn s34_flipped_bits_never_panic(which in 0usize..60, bit in any::<prop::sample::Index>()) {
+    fn s34_flipped_bits_never_panic(which in 0usize..64, bit in any::<prop::sample::Index>()) {
         let frames = all_frames();
         let mut frame = frames[which % frames.len()].1.clone();
         let at = bit.index(frame.body.len() * 8);

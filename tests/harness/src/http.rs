@@ -161,8 +161,13 @@ pub async fn request(method: &str, url: &str, headers: &[(&str, &str)], body: im
 
 /// Like [`request`] for a body that is too large to keep: hashes it as it comes.
 pub async fn summary(url: &str) -> io::Result<Summary> {
+    summary_with(url, &[]).await
+}
+
+/// The same with headers.
+pub async fn summary_with(url: &str, headers: &[(&str, &str)]) -> io::Result<Summary> {
     timed(async {
-        let (parts, mut body) = send("GET", url, &[], Body::empty()).await?.into_parts();
+        let (parts, mut body) = send("GET", url, headers, Body::empty()).await?.into_parts();
         let (mut hash, mut size) = (Sha256::new(), 0);
         while let Some(frame) = body.frame().await {
             if let Ok(data) = frame.map_err(io::Error::other)?.into_data() {

@@ -300,6 +300,28 @@ impl Node {
         }
     }
 
+    /// The same for a command that reads `input` from standard input.
+    pub async fn cli_with(&self, arguments: &[&str], input: &str) -> Result<String, String> {
+        let mut command = self.command(arguments);
+        command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        let mut child = command.spawn().unwrap_or_else(|error| panic!("run larder {arguments:?}: {error}"));
+        // Little enough for a pipe, so that nobody waits for anybody.
+        child.stdin.take().expect("piped").write_all(input.as_bytes()).expect("write to the command");
+        let output = tokio::task::spawn_blocking(move || child.wait_with_output()).await.expect("not cancelled").expect("wait");
+        let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).trim().to_owned();
+        if output.status.success() { Ok(text(&output.stdout)) } else { Err(format!("{}: {}", output.status, text(&output.stderr))) }
+    }
+
+    /// Adds somebody to the registry.
+    pub async fn add_user(&self, name: &str, password: &str) {
+        self.cli_with(&["user", "add", name, "--password-stdin"], password).await.expect("add a user");
+    }
+
+    /// Gives a subject a right.
+    pub async fn allow(&self, subject: &str, repositories: &str, actions: &str) {
+        self.cli(&["policy", "allow", subject, repositories, actions]).await.expect("allow");
+    }
+
     /// Runs a command with --json and parses its answer.
     ///
     /// # Panics

@@ -3,6 +3,7 @@
 use crate::content::{CHUNK_SIZE, Content, sha256};
 use crate::http::{self, Body, Response, Summary};
 use crate::image::{Image, Kind};
+use base64::Engine as _;
 use bytes::Bytes;
 use std::io;
 
@@ -14,12 +15,29 @@ pub const ACCEPT: &str = "application/vnd.oci.image.manifest.v1+json, applicatio
 #[derive(Debug, Clone)]
 pub struct Registry {
     url: String,
+    authorization: Option<String>,
 }
 
 impl Registry {
     /// The registry at `http://host:port`.
     pub fn new(url: impl Into<String>) -> Self {
-        Self { url: url.into() }
+        Self { url: url.into(), authorization: None }
+    }
+
+    /// The same, for somebody who shows a name and a password.
+    pub fn signed_in(&self, name: &str, password: &str) -> Self {
+        let shown = base64::engine::general_purpose::STANDARD.encode(format!("{name}:{password}"));
+        Self { authorization: Some(format!("Basic {shown}")), ..self.clone() }
+    }
+
+    /// The same, for somebody who shows a token.
+    pub fn with_token(&self, token: &str) -> Self {
+        Self { authorization: Some(format!("Bearer {token}")), ..self.clone() }
+    }
+
+    /// Asks for a token; the whole answer.
+    pub async fn token(&self, scope: &str) -> Response {
+        self.request("GET", &format!("/token?service=larder&scope={scope}"), &[], Body::empty()).await
     }
 
     /// `path` with the registry's address before it; a whole address stays as it is. (A Location may be either.)
@@ -29,7 +47,9 @@ impl Registry {
 
     /// Sends any request.
     pub async fn try_request(&self, method: &str, path: &str, headers: &[(&str, &str)], body: impl Into<Body>) -> io::Result<Response> {
-        http::request(method, &self.at(path), headers, body).await
+        let shown = self.authorization.iter().map(|shown| ("authorization", shown.as_str()));
+        let headers: Vec<_> = headers.iter().copied().chain(shown).collect();
+        http::request(method, &self.at(path), &headers, body).await
     }
 
     /// Sends any request to a node that is expected to be there.
@@ -169,7 +189,8 @@ impl Registry {
 
     /// Pulls a blob without keeping it.
     pub async fn pull_blob(&self, repository: &str, digest: &str) -> io::Result<Summary> {
-        http::summary(&self.at(&format!("/v2/{repository}/blobs/{digest}"))).await
+        let shown: Vec<_> = self.authorization.iter().map(|shown| ("authorization", shown.as_str())).collect();
+        http::summary_with(&self.at(&format!("/v2/{repository}/blobs/{digest}")), &shown).await
     }
 
     /// Pulls an image by `reference` and verifies manifest, media type, config and each layer, byte for byte.
