@@ -60,7 +60,10 @@ async fn docker_signs_in_and_is_told_what_it_may_not() {
     engine.docker(&["push", &name]);
     engine.docker(&["logout", &address]);
     // Manifests of this image are no real ones for docker to unpack, but it gets as far as the layers.
-    says(engine.try_docker(&["pull", &format!("{address}/team/app:2")]), &["sign in first", "denied", "unauthorized", "authentication required"]);
+    says(
+        engine.try_docker(&["pull", &format!("{address}/team/app:2")]),
+        &["sign in first", "denied", "unauthorized", "authentication required"],
+    );
     let pulled = engine.try_docker(&["pull", &public]);
     assert!(pulled.as_ref().err().is_none_or(|said| !said.contains("denied") && !said.contains("unauthorized")), "{pulled:?}");
 }

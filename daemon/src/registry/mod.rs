@@ -218,7 +218,9 @@ impl Front {
             Route::PullManifest { repository, reference } => self.pull_manifest(repository, reference, request.headers).await,
             Route::PushManifest { repository, digest, tags } => self.push_manifest(repository, digest, tags, request).await,
             Route::DeleteManifest { repository, reference } => self.delete_manifest(repository, reference).await,
-            Route::StartUpload { repository, algorithm } => self.start_upload(repository, algorithm, request.client.ip(), request.caller).await,
+            Route::StartUpload { repository, algorithm } => {
+                self.start_upload(repository, algorithm, request.client.ip(), request.caller).await
+            }
             Route::PushBlob { repository, digest } => self.push_blob(repository, digest, request).await,
             Route::MountBlob { repository, digest, from } => self.mount_blob(repository, digest, from, request).await,
             Route::UploadStatus { repository, session } => self.upload_status(repository, session, request.caller).await,
