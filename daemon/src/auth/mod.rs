@@ -15,7 +15,10 @@
 //! - Passwords and tokens appear in no log, no error and no record; of both, only hashes are kept.
 //! - Checking costs no more than `password` allows, and takes as long for a name that is not there.
 //!
-//! No tasks. Locks: the last reading, held while it is made anew; the caches, held for a look. Nothing here survives a crash, and nothing needs to.
+//! - **What was done** (`audit`): who did what, kept for some days.
+//!
+//! One core task, `audit`, writes that down. Locks: the last reading, held while it is made anew; the caches, held for a look. But for what `audit` keeps, nothing here survives a
+//! crash, and nothing needs to.
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -33,21 +36,33 @@ use subtle::ConstantTimeEq as _;
 
 use crate::config::{self, Config};
 use crate::store::{self, Store};
+use crate::tasks::Tasks;
 
+mod audit;
 mod directory;
+mod fetch;
+mod foreign;
+#[cfg(test)]
+mod fuzz;
 pub mod htpasswd;
+mod keys;
+mod login;
 mod manage;
 pub mod password;
 pub mod policy;
 pub mod scope;
 mod token;
 
+pub use audit::{Audit, Event, LISTED_MAX, Wanted};
 pub use directory::Snapshot;
+pub use login::{Begun, Returned};
 pub use manage::{Explained, NewRobot, RobotInfo, RuleInfo, UserInfo};
 pub use policy::Who;
 pub use scope::Access;
 
 use directory::Since;
+use foreign::Foreign;
+use login::Logins;
 use password::Passwords;
 use token::{Claims, Expected, InvalidToken, Use};
 
@@ -79,6 +94,10 @@ struct Inner {
     current: ArcSwapOption<Read>,
     file: Mutex<File>,
     passwords: Passwords,
+    foreign: Foreign,
+    logins: Logins,
+    audit: Arc<Audit>,
+    events: Mutex<Option<audit::Events>>,
     tokens: Mutex<HashMap<[u8; 32], Arc<Claims>>>,
 }
 
@@ -163,6 +182,7 @@ impl Auth {
             file.mark = mark(path);
             file.entries = htpasswd::read(path)?;
         }
+        let (audit, events) = Audit::new(config.auth.audit, config.auth.audit_kept, &config.data_dir);
         let inner = Inner {
             store,
             node,
@@ -172,11 +192,28 @@ impl Auth {
             current: ArcSwapOption::empty(),
             file: Mutex::new(file),
             passwords: Passwords::default(),
+            foreign: Foreign::new(config)?,
+            logins: Logins::default(),
+            audit: Arc::new(audit),
+            events: Mutex::new(Some(events)),
             tokens: Mutex::default(),
         };
         let auth = Self { inner: Arc::new(inner) };
         auth.current()?;
         Ok(auth)
+    }
+
+    /// Starts to write down what happens.
+    pub fn start(&self, tasks: &Tasks) {
+        let events = self.inner.events.lock().unwrap_or_else(PoisonError::into_inner).take();
+        if let Some(events) = events {
+            tasks.core("audit", self.inner.audit.clone().keep(events, tasks.stopping()));
+        }
+    }
+
+    /// Takes note of what was done. Does not block.
+    pub fn audit(&self) -> &Audit {
+        &self.inner.audit
     }
 
     /// Who there is and what the rules are, now. Reads the disk only when something has changed.
@@ -234,7 +271,13 @@ impl Auth {
         let Some(shown) = authorization.filter(|_| anonymous.snapshot.is_closed) else { return Ok(anonymous) };
         match parse(shown).ok_or_else(|| wrong("Authorization is neither Basic nor Bearer, or damaged"))? {
             Shown::Basic { name, password } => self.sign_in(&name, &password).await,
-            Shown::Bearer(token) => self.by_token(&token, Use::Access),
+            Shown::Bearer(token) => match self.by_token(&token, Use::Access) {
+                Err(Refused::Credentials(_)) if self.inner.foreign.has_server() => {
+                    let who = self.inner.foreign.by_server(&token).await.map_err(|error| wrong(&error.to_string()))?;
+                    Ok(Caller { who, since: None, scope: None, snapshot: self.current()? })
+                }
+                known => known,
+            },
         }
     }
 
@@ -247,6 +290,9 @@ impl Auth {
         if let Some(robot) = name.strip_prefix(ROBOT_PREFIX) {
             return robot_in(snapshot, robot, password);
         }
+        if name == OIDC_NAME {
+            return self.exchange(std::str::from_utf8(password).unwrap_or_default()).await;
+        }
         let person = snapshot.person(name);
         let (hash, like) = (person.map(|person| person.hash.as_str()), snapshot.like(name));
         match self.inner.passwords.check(name, password, hash, like).await {
@@ -256,6 +302,34 @@ impl Auth {
         }
         let (who, since) = snapshot.user(name).ok_or_else(|| wrong("the name or the password is wrong"))?;
         Ok(Caller { who, since: Some(since), scope: None, snapshot })
+    }
+
+    /// Whom a configured issuer means by this token.
+    ///
+    /// # Errors
+    /// It counts for nothing.
+    pub async fn exchange(&self, token: &str) -> Result<Caller, Refused> {
+        let who = self.inner.foreign.by_issuer(token).await.map_err(|error| wrong(&error.to_string()))?;
+        Ok(Caller { who, since: None, scope: None, snapshot: self.current()? })
+    }
+
+    /// Begins to sign a person in through an issuer, who sends the browser back to `redirect`.
+    ///
+    /// # Errors
+    /// There is no such issuer, or it can't be asked.
+    pub async fn begin_login(&self, issuer: &str, redirect: String) -> Result<Begun, String> {
+        let issuer = self.inner.foreign.issuer(issuer).ok_or("no issuer of that name is configured")?;
+        self.inner.logins.begin(issuer, redirect).await
+    }
+
+    /// Ends that: who has signed in.
+    ///
+    /// # Errors
+    /// Nobody.
+    pub async fn end_login(&self, returned: Returned<'_>) -> Result<Caller, String> {
+        let who = self.inner.logins.end(|name| self.inner.foreign.issuer(name), returned).await?;
+        let snapshot = self.current().map_err(|error| error.to_string())?;
+        Ok(Caller { who, since: None, scope: None, snapshot })
     }
 
     /// Who has this refresh token.
@@ -369,6 +443,9 @@ impl Caller {
 
     /// As much of an access as the rules give.
     fn granted(&self, access: Access) -> Access {
+        if access.is_all() {
+            return access;
+        }
         let allowed = |actions| !self.snapshot.is_closed || self.snapshot.rules.allow(&self.who, actions, &access.name);
         let mut actions = Vec::new();
         for word in &access.actions {

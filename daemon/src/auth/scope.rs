@@ -20,9 +20,25 @@ pub struct Access {
     pub actions: Vec<String>,
 }
 
+/// What a token is for that is for everything its owner may do; no client can ask for it.
+const ALL: &str = "all";
+
 impl Access {
+    /// Everything that the owner may do: for people who sign in to look around.
+    pub fn all() -> Self {
+        Self { kind: ALL.to_owned(), name: "*".to_owned(), actions: vec!["*".to_owned()] }
+    }
+
+    /// Whether it is that.
+    pub fn is_all(&self) -> bool {
+        self.kind == ALL
+    }
+
     /// What a repository's actions allow. `push` lets a tag be overwritten as far as the rules do: clients know no word for it.
     pub fn allowed(&self, repository: &str) -> Actions {
+        if self.is_all() {
+            return of_word("*");
+        }
         if self.kind != "repository" || self.name != repository {
             return Actions::default();
         }
@@ -88,6 +104,12 @@ mod tests {
         }
         let many = "repository:a:pull ".repeat(SCOPES_MAX + 5);
         assert_eq!(parse([many.as_str()].into_iter()).len(), SCOPES_MAX);
+    }
+
+    #[test]
+    fn nobody_asks_for_everything_at_once() {
+        assert!(Access::all().allowed("a").contains(Actions::DELETE));
+        assert!(parse(["all:*:*", "all:a:*"].into_iter()).is_empty());
     }
 
     #[test]

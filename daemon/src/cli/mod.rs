@@ -20,6 +20,7 @@ use crate::config::{self, ArchiveUrlFault, Fault};
 
 mod access;
 mod archive;
+mod audit;
 mod check_config;
 mod client;
 mod completions;
@@ -92,6 +93,8 @@ enum Command {
     Robot(access::Robot),
     /// Who may do what
     Policy(access::Policy),
+    /// What clients did, and what they were refused
+    Audit(audit::Audit),
     /// The bucket: how it stands, what is in it, what it costs
     Archive(archive::Archive),
     /// Collect garbage now, or say what would go
@@ -180,6 +183,7 @@ impl Command {
             Self::User(user) => user.run(client, out).await,
             Self::Robot(robot) => robot.run(client, out).await,
             Self::Policy(policy) => policy.run(client, out).await,
+            Self::Audit(audit) => audit.run(client, out).await,
             Self::Archive(archive) => archive.run(client, out).await,
             Self::Gc(gc) => gc.run(client, out).await,
             Self::Scrub(scrub) => scrub.run(client, out).await,

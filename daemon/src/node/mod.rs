@@ -74,6 +74,7 @@ impl Node {
         let (settings, keeping, signing, node) = (config.clone(), store.clone(), Arc::clone(&sign), identity.node());
         let auth = tokio::task::spawn_blocking(move || Auth::open(&settings, keeping, node, signing));
         let auth = auth.await.context("opening the users was cut short")?.context("read who may do what")?;
+        auth.start(&tasks);
         let archive = Archive::open(&config, store.clone(), sign, Arc::clone(&metrics)).await.context("open the archive")?;
         let peers = Peers::start(&config, archive.bucket(), Arc::clone(&identity), store.clone(), &tasks, Arc::clone(&metrics));
         let peers = peers.await.with_context(|| format!("open the peers' port {}/udp", config.peers.listen))?;

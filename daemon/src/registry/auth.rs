@@ -31,15 +31,21 @@ pub(super) enum Need<'a> {
 
 /// How clients are told to say who they are.
 #[derive(Debug)]
-pub(super) enum Challenge {
-    /// At a token server.
-    Elsewhere { realm: String, service: String },
-    /// At `/token` under the configured address.
-    Configured { realm: String },
-    /// At `/token` under the address that this node listens on, for those who say that they speak to it.
-    Listening { host: String, realm: String },
-    /// With every request.
-    Basic,
+pub(super) struct Challenge {
+    /// A token server: its realm, and what this registry is called there.
+    server: Option<(String, String)>,
+    address: Address,
+}
+
+/// Under which address this node is known to be found.
+#[derive(Debug)]
+enum Address {
+    /// The configured one.
+    Configured(String),
+    /// The one that it listens on, for those who say that they speak to it.
+    Listening(String),
+    /// None.
+    Unknown,
 }
 
 /// What this registry is called in challenges and tokens' requests.
@@ -48,25 +54,32 @@ const SERVICE: &str = "larder";
 impl Challenge {
     pub(super) fn new(config: &Config) -> Self {
         let listen = config.http.listen;
-        if let Some(realm) = config.token_server.realm.clone() {
-            return Self::Elsewhere { realm, service: config.token_server.service.clone() };
-        }
-        match &config.http.public_url {
-            Some(url) => Self::Configured { realm: format!("{url}{}", token::PATH) },
-            None if listen.ip().is_unspecified() => Self::Basic,
-            None => Self::Listening { host: listen.to_string(), realm: format!("http://{listen}{}", token::PATH) },
+        let server = config.token_server.realm.clone().map(|realm| (realm, config.token_server.service.clone()));
+        let address = match &config.http.public_url {
+            Some(url) => Address::Configured(url.clone()),
+            None if listen.ip().is_unspecified() => Address::Unknown,
+            None => Address::Listening(listen.to_string()),
+        };
+        Self { server, address }
+    }
+
+    /// Under which address this client finds this node, as far as that is known, without a slash at its end.
+    pub(super) fn address(&self, headers: &HeaderMap) -> Option<String> {
+        match &self.address {
+            Address::Configured(url) => Some(url.clone()),
+            Address::Listening(host) if headers.get(header::HOST).is_some_and(|said| said.as_bytes() == host.as_bytes()) => {
+                Some(format!("http://{host}"))
+            }
+            Address::Listening(_) | Address::Unknown => None,
         }
     }
 
     /// The challenge for a request, as `WWW-Authenticate` has it.
     pub(super) fn text(&self, headers: &HeaderMap, scope: Option<&str>, error: Option<&str>) -> String {
-        let (realm, service) = match self {
-            Self::Elsewhere { realm, service } => (realm, service.as_str()),
-            Self::Configured { realm } => (realm, SERVICE),
-            Self::Listening { host, realm } if headers.get(header::HOST).is_some_and(|said| said.as_bytes() == host.as_bytes()) => {
-                (realm, SERVICE)
-            }
-            Self::Listening { .. } | Self::Basic => return format!("Basic realm=\"{SERVICE}\", charset=\"UTF-8\""),
+        let (realm, service) = match (&self.server, self.address(headers)) {
+            (Some((realm, service)), _) => (realm.clone(), service.as_str()),
+            (None, Some(address)) => (format!("{address}{}", token::PATH), SERVICE),
+            (None, None) => return format!("Basic realm=\"{SERVICE}\", charset=\"UTF-8\""),
         };
         let mut text = format!("Bearer realm=\"{realm}\",service=\"{service}\"");
         for (name, value) in [("scope", scope), ("error", error)] {

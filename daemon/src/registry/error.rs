@@ -96,6 +96,9 @@ pub(super) enum Error {
     /// The content could not be had.
     #[error(transparent)]
     Lookup(#[from] lookup::Error),
+    /// Nobody has signed in.
+    #[error("sign in: {why}")]
+    Login { why: String },
     /// No request for a token.
     #[error("this is no request for a token: {why}")]
     TokenRequest { why: &'static str },
@@ -216,6 +219,7 @@ impl Error {
             Error::Unauthorized { challenge, .. } => {
                 refuse(StatusCode::UNAUTHORIZED, "UNAUTHORIZED").header(header::WWW_AUTHENTICATE, challenge)
             }
+            Error::Login { .. } => refuse(StatusCode::FORBIDDEN, "DENIED"),
             Error::TokenRequest { .. } => refuse(StatusCode::BAD_REQUEST, "UNSUPPORTED"),
             Error::Denied { .. } => refuse(StatusCode::FORBIDDEN, "DENIED"),
             Error::Identity(auth::Refused::Credentials(_)) => refuse(StatusCode::UNAUTHORIZED, "UNAUTHORIZED"),

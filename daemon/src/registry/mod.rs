@@ -52,7 +52,9 @@ mod body;
 mod error;
 #[cfg(test)]
 mod fuzz;
+mod login;
 mod manifests;
+mod noted;
 pub(crate) mod query;
 mod range;
 mod referrers;
@@ -157,7 +159,9 @@ impl Front {
         let (endpoint, response) = if is_registry {
             self.answer_registry(request, client, number).await
         } else if token::is_about(uri.path()) {
-            (token::ENDPOINT, self.answer_token(request, number).await)
+            (token::ENDPOINT, self.answer_token(request, client.ip(), number).await)
+        } else if login::is_about(uri.path()) {
+            (login::ENDPOINT, self.answer_login(request, client.ip(), number).await)
         } else {
             (route::OTHER, (self.elsewhere)(request).await)
         };
@@ -175,17 +179,22 @@ impl Front {
             body.expect_unasked();
         }
         let (endpoint, route) = route::parse(&head.method, &head.uri);
+        let mut note = self.noted(&head.headers, route.as_ref().ok(), client.ip());
         let result = match self.identify(&head.headers, route.as_ref().ok()).await {
             Err(error) => Err(error),
             // ORDER: who may nothing hears of nothing, not even what is wrong with a name.
-            Ok(caller) => match route {
-                Err(error) => Err(error),
-                Ok(route) => {
-                    let request = Pushed { headers: &head.headers, body: &mut body, client, caller: &caller };
-                    self.dispatch(route, request).await
+            Ok(caller) => {
+                note.is(&caller);
+                match route {
+                    Err(error) => Err(error),
+                    Ok(route) => {
+                        let request = Pushed { headers: &head.headers, body: &mut body, client, caller: &caller };
+                        self.dispatch(route, request).await
+                    }
                 }
-            },
+            }
         };
+        note.take(self.auth.audit(), &result);
         body.abandon();
         let mut response = result.unwrap_or_else(|error| {
             if let Some((need, have)) = error.shortage() {

@@ -5,6 +5,8 @@
 //!
 //! SPEC: distribution, "Token Authentication Specification" and "OAuth2 Authentication"; RFC 6749.
 
+use std::net::IpAddr;
+
 use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, header};
 use hyper::body::Incoming;
@@ -12,6 +14,7 @@ use serde_json::{Value, json};
 
 use super::body::{self, Inflow};
 use super::error::Error;
+use super::noted::Note;
 use super::query::Query;
 use super::{Body, Front};
 use crate::auth::{Access, Caller, Refused, scope};
@@ -29,16 +32,17 @@ pub(super) fn is_about(path: &str) -> bool {
 }
 
 /// What a client asks for.
-struct Asked {
-    caller: Caller,
-    access: Vec<Access>,
-    with_refresh: bool,
+pub(super) struct Asked {
+    pub(super) caller: Caller,
+    pub(super) access: Vec<Access>,
+    pub(super) with_refresh: bool,
 }
 
 impl Front {
     /// Answers a request for a token.
-    pub(super) async fn answer_token(&self, request: Request<Incoming>, number: u64) -> Response<Body> {
+    pub(super) async fn answer_token(&self, request: Request<Incoming>, client: IpAddr, number: u64) -> Response<Body> {
         let (head, incoming) = request.into_parts();
+        let note = Note::new("token", client);
         let mut body = Inflow::new(incoming, self.idle_timeout);
         if !head.headers.contains_key(header::EXPECT) {
             body.expect_unasked();
@@ -49,6 +53,8 @@ impl Front {
             _ => Err(Error::Method { allow: "GET, POST".to_owned() }),
         };
         body.abandon();
+        let result = asked.as_ref().map(|asked| asked.caller.who.clone());
+        note.of_token(self.auth.audit(), result);
         let mut response = match asked {
             Ok(asked) => self.given(asked),
             Err(error) => super::refused(&error, ENDPOINT, number),
@@ -82,7 +88,12 @@ impl Front {
                 let token = required("refresh_token", "refresh_token is missing")?;
                 self.auth.refresh(token).map_err(|refused| self.not_identified(refused))?
             }
-            _ => return Err(Error::TokenRequest { why: "grant_type has to be password or refresh_token" }),
+            // SPEC: RFC 8693.
+            "urn:ietf:params:oauth:grant-type:token-exchange" => {
+                let token = required("subject_token", "subject_token is missing")?;
+                self.auth.exchange(token).await.map_err(|refused| self.not_identified(refused))?
+            }
+            _ => return Err(Error::TokenRequest { why: "grant_type has to be password, refresh_token or RFC 8693's token-exchange" }),
         };
         let with_refresh = form.first("access_type") == Some("offline") || form.first("grant_type") == Some("refresh_token");
         Ok(Asked { caller, access: scope::parse(form.all("scope")), with_refresh })
@@ -105,7 +116,7 @@ impl Front {
         }
     }
 
-    fn given(&self, asked: Asked) -> Response<Body> {
+    pub(super) fn given(&self, asked: Asked) -> Response<Body> {
         let issued = self.auth.issue(&asked.caller, asked.access, asked.with_refresh);
         let scope: Vec<_> = issued.access.iter().map(|one| format!("{}:{}:{}", one.kind, one.name, one.actions.join(","))).collect();
         let mut given = json!({
