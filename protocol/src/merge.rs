@@ -74,6 +74,8 @@ pub struct SeenBy {
     pub copy: bool,
     /// Any node at all, as far as is known here.
     pub anyone: bool,
+    /// It is younger than every tombstone that may have been purged: none of those was about it.
+    pub is_recent: bool,
 }
 
 /// Decides that.
@@ -82,8 +84,9 @@ pub fn fate(record: &RawRecord, seen: SeenBy) -> Fate {
         (true, _) => Fate::Stays,
         (false, true) => Fate::Goes,
         // A delete of what the other has never seen: a third may have that still. And a delete of what a third has seen is with that third still,
-        // because nobody forgets a delete before it has heard from everyone who has seen it.
-        (false, false) if record.value.is_none() || seen.anyone => Fate::Stays,
+        // because nobody forgets a delete before it has heard from everyone who has seen it. What is recent keeps its stamp: a third may have seen it, without a word
+        // of that here, and may have deleted it.
+        (false, false) if record.value.is_none() || seen.anyone || seen.is_recent => Fate::Stays,
         (false, false) => Fate::Anew,
     }
 }
@@ -146,7 +149,9 @@ mod tests {
     #[test]
     fn f18_what_was_deleted_goes_and_what_nobody_has_seen_is_written_anew() {
         let (live, dead) = (record(3, 1, Some(1)), record(3, 1, None));
-        let seen = |other, copy, anyone| SeenBy { other, copy, anyone };
+        let seen = |other, copy, anyone| SeenBy { other, copy, anyone, is_recent: false };
+        assert_eq!(fate(&live, SeenBy { is_recent: true, ..seen(false, false, false) }), Fate::Stays);
+        assert_eq!(fate(&live, SeenBy { is_recent: true, ..seen(true, false, false) }), Fate::Goes);
         assert_eq!(fate(&live, seen(true, false, true)), Fate::Goes);
         assert_eq!(fate(&live, seen(false, false, false)), Fate::Anew);
         assert_eq!(fate(&live, seen(false, false, true)), Fate::Stays, "a third may have deleted it");

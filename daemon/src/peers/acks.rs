@@ -5,7 +5,7 @@
 //! shows itself by what it has told that peer (F11). What a peer says of our own numbers counts only when it was looked at.
 
 use std::collections::HashMap;
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use larder_protocol::stamp::NodeId;
@@ -135,8 +135,9 @@ impl Inner {
         }
         // Without a start that is not settled, two of a kind run at once: then what the peer is sure of must do.
         let sure = fork_point(&self.store.starts(), wrong).unwrap_or_else(|| self.sure(link, &own));
-        self.store.run(move |store| store.begin_life(own, sure)).await?;
-        self.metrics.lives.inc();
+        let metrics = Arc::clone(&self.metrics);
+        // Counted with it: who waits here may be dropped meanwhile.
+        self.store.run(move |store| store.begin_life(own, sure).map(|_| metrics.lives.inc())).await?;
         Ok(())
     }
 }

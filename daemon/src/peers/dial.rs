@@ -85,6 +85,9 @@ pub(super) async fn dial(peers: Peers) {
                 continue;
             }
             let now = Instant::now();
+            if inner.links.gives_way(&node) {
+                continue;
+            }
             if member.addresses.is_empty() || calls.len() >= CALLS_MAX || !backoff.is_due(&node, &member.addresses, now) {
                 continue;
             }

@@ -34,6 +34,8 @@ use rustls::{DigitallySignedStruct, DistinguishedName, SignatureScheme};
 use super::error::{Error, Result};
 use super::identity::{Identity, node_of, spki_of};
 
+/// The code that tells a peer why its connection was closed: it has another one.
+const DISPLACED: u32 = 2;
 /// Bytes that one stream may have under way: below 1,024 gaps of two packets.
 const STREAM_WINDOW: u32 = 2_400_000;
 /// Bytes that a member may have under way to this node.
@@ -284,6 +286,16 @@ impl Connection {
 
     pub(super) fn close(&self, reason: &str) {
         self.connection.close(1u32.into(), reason.as_bytes());
+    }
+
+    /// Closes it because another connection with the same peer has taken its place.
+    pub(super) fn give_up_for_another(&self) {
+        self.connection.close(DISPLACED.into(), b"another connection has taken its place");
+    }
+
+    /// Whether the peer closed it because another connection with this node's key has taken its place.
+    pub(super) fn was_displaced(&self) -> bool {
+        matches!(self.connection.close_reason(), Some(quinn::ConnectionError::ApplicationClosed(close)) if close.error_code == DISPLACED.into())
     }
 
     /// Bytes of UDP both ways.

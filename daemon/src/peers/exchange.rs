@@ -16,7 +16,7 @@ use super::endpoint::{Receiver, Sender, Stream};
 use super::error::{Error, Result};
 use super::links::Link;
 use super::roles;
-use super::sync::{Gather, Pace, Part, next_batch};
+use super::sync::{Gather, Pace, Part, may_wait, next_batch};
 use crate::store::{self, Exchange, Store, Told};
 
 /// When a stream whose records were refused is given up, so that the next one asks for them again.
@@ -30,6 +30,8 @@ const VIOLATION_RETRY: Duration = Duration::from_secs(60);
 
 /// How often it is looked whether a peer that was away has caught up.
 const HEARD_LOOK: Duration = Duration::from_millis(100);
+/// How often it is looked whether a peer knows more of a former life.
+const FORMER_LOOK: Duration = Duration::from_secs(2);
 /// The protocol version that has brief requests.
 const SINCE_BRIEF: u16 = 2;
 /// The protocol version that has snapshots.
@@ -73,7 +75,13 @@ async fn pull_once(inner: &Inner, link: &Arc<Link>) -> Result<Next> {
     let brief = link.version() >= SINCE_BRIEF && link.may_be_brief();
     let request = if brief { Request::SyncBrief(ours.hash()) } else { Request::Sync(ours.clone()) };
     let mut stream = link.connection.open(&request).await?;
-    if !may_be_heard(inner, link).await {
+    // Its first message shows whether this node, too, lacks deletes that were forgotten there.
+    let mut first = tokio::select! {
+        first = stream.receive.message::<Update>() => first?,
+        _ = lives.wait_for(|life| *life != own) => return Ok(Next::AtOnce),
+    };
+    let has_heard_all = !matches!(first, Some(Update::Snapshot(_)));
+    if may_wait(inner.identity.node(), link.connection.peer(), has_heard_all) && !may_be_heard(inner, link).await {
         return Ok(Next::AtOnce);
     }
     let (mut gather, mut snapshot) = (Gather::default(), None);
@@ -81,13 +89,19 @@ async fn pull_once(inner: &Inner, link: &Arc<Link>) -> Result<Next> {
     let (mut over_quota, mut confirmed) = (false, HashSet::new());
     let mut pace = Pace::new(inner.records.rate);
     loop {
-        let next = stream.receive.message::<Update>();
+        let next = async {
+            match first.take() {
+                Some(first) => Ok(Some(first)),
+                None => stream.receive.message::<Update>().await,
+            }
+        };
         // Cut short, the stream is dropped and never read again.
         let next = tokio::select! {
             next = next => next?,
             () = at(give_up) => return Ok(Next::Later),
             // Less is known of the old life now than the peer was told.
             _ = lives.wait_for(|life| *life != own) => return Ok(Next::AtOnce),
+            () = former_life(inner, link, &own) => return Ok(Next::AtOnce),
         };
         let Some(update) = next else { return Ok(Next::Later) };
         match &update {
@@ -140,8 +154,8 @@ async fn pull_once(inner: &Inner, link: &Arc<Link>) -> Result<Next> {
             let covered = covered.expect("an exchange ends with a vector");
             // ORDER: before the snapshot asks by number.
             renumber(inner, link, own, sure, told_of_own, &mut confirmed).await?;
-            let anyone = inner.acks.anyone();
-            let taken = inner.store.run(move |store| store.take_snapshot(&keys, &covered, &horizon, &anyone)).await?;
+            let (anyone, kept_ms) = (inner.acks.anyone(), inner.records.tombstones_kept.as_millis() as u64);
+            let taken = inner.store.run(move |store| store.take_snapshot(&keys, &covered, &horizon, &anyone, kept_ms)).await?;
             tracing::warn!(
                 peer = ?link.connection.peer(), dropped = taken.dropped, reissued = taken.reissued,
                 "this node was away for so long that deletes were forgotten meanwhile: it has taken a copy of what its peer holds; what it had written and nobody \
@@ -179,6 +193,19 @@ async fn may_be_heard(inner: &Inner, link: &Arc<Link>) -> bool {
         // Until its own request has come, it has said nothing.
         was_behind |= !known.is_empty();
         tokio::time::sleep(HEARD_LOOK).await;
+    }
+}
+
+/// Waits until a peer says that it knows more of a former life of this node than is known here, and was not asked for it yet. It may believe that
+/// this node knows that, because it did before it took another life; so it sends it only to who asks anew.
+async fn former_life(inner: &Inner, link: &Link, own: &Origin) {
+    loop {
+        tokio::time::sleep(FORMER_LOOK).await;
+        let (theirs, ours) = (link.known(), inner.store.vector());
+        let mut more = theirs.iter().filter(|(origin, upto)| origin.node == own.node && origin != own && *upto > ours.get(origin));
+        if more.any(|(origin, upto)| link.ask_again(origin, upto)) {
+            return;
+        }
     }
 }
 

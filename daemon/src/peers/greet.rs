@@ -136,6 +136,10 @@ pub(super) async fn keep(peers: Peers, connection: Connection, dialler: NodeId, 
         () = exchange::pull(inner, &up.link) => "records are not read any more".to_owned(),
         () = answer(&peers, &up.link) => up.link.connection.closed().await,
     };
+    if up.link.connection.was_displaced() {
+        // ORDER: before the redial that the end of the link asks for.
+        inner.links.give_way(peer);
+    }
     tracing::info!(?peer, why, "disconnected");
 }
 

@@ -21,6 +21,9 @@ const READS_MAX: usize = 4;
 /// Sync streams that one peer may have: its own, and one that is about to end.
 const SYNCS_MAX: usize = 2;
 
+/// How long a process whose connection gave way to another one with its key does not call: two clones take turns, and each of them is long enough to be heard.
+const TURN: Duration = Duration::from_secs(1);
+
 /// A connection that is up.
 #[derive(Debug)]
 pub(super) struct Link {
@@ -35,6 +38,8 @@ pub(super) struct Link {
     heard: AtomicBool,
     /// The origin of this node of which the peer's records were looked at.
     checked: Mutex<Option<Origin>>,
+    /// Up to where it was asked anew for former lives of this node.
+    asked: Mutex<VersionVector>,
     /// It has said that it knows something else: it is told in full what is known here.
     whole: AtomicBool,
     /// How often it was slow, broke off or lied when a blob was fetched.
@@ -59,6 +64,8 @@ pub(super) struct Agreed {
 #[derive(Debug, Default)]
 pub(super) struct Links {
     up: Mutex<HashMap<NodeId, Arc<Link>>>,
+    /// When another with this node's key took a peer's connection over.
+    gave_way: Mutex<HashMap<NodeId, Instant>>,
     arrivals: watch::Sender<u64>,
 }
 
@@ -72,6 +79,7 @@ impl Link {
             known: Mutex::default(),
             heard: AtomicBool::new(false),
             checked: Mutex::default(),
+            asked: Mutex::default(),
             whole: AtomicBool::new(false),
             strikes: AtomicU32::new(0),
             said: AtomicBool::new(false),
@@ -110,6 +118,14 @@ impl Link {
 
     pub(super) fn is_checked(&self, own: &Origin) -> bool {
         lock(&self.checked).as_ref() == Some(own)
+    }
+
+    /// Whether the peer is to be asked anew for a former life of this node, of which it knows so much: once for each number.
+    pub(super) fn ask_again(&self, former: Origin, upto: u64) -> bool {
+        let mut asked = lock(&self.asked);
+        let is_news = asked.get(&former) < upto;
+        asked.advance(former, upto);
+        is_news
     }
 
     /// Whether a hash may do for what is known here.
@@ -158,7 +174,7 @@ impl Links {
         }
         let link = Arc::new(link);
         if let Some(old) = links.insert(peer, Arc::clone(&link)) {
-            old.connection.close("another connection has taken its place");
+            old.connection.give_up_for_another();
         }
         self.arrivals.send_modify(|count| *count += 1);
         Some(link)
@@ -167,6 +183,18 @@ impl Links {
     /// A number that grows whenever a connection comes up.
     pub(super) fn arrivals(&self) -> watch::Receiver<u64> {
         self.arrivals.subscribe()
+    }
+
+    /// Another process with this node's key has taken over the connection with a peer.
+    pub(super) fn give_way(&self, peer: NodeId) {
+        lock(&self.gave_way).insert(peer, Instant::now());
+    }
+
+    /// Whether it is the turn of another process with this node's key.
+    pub(super) fn gives_way(&self, peer: &NodeId) -> bool {
+        let gave_way = &mut *lock(&self.gave_way);
+        gave_way.retain(|_, since| since.elapsed() < TURN);
+        gave_way.contains_key(peer)
     }
 
     /// Forgets a connection that has ended.

@@ -137,6 +137,12 @@ pub(super) fn seen_by_all<'a>(
     (here == all || here * 2 > all).then_some(seen)
 }
 
+/// Whether a node that has forgotten deletes of which a peer has not heard waits until the peer has taken a copy of its state. Each may have forgotten what the other
+/// has not heard of: then the one with the larger id takes the first copy, or they would wait for each other for ever.
+pub(super) fn may_wait<T: Ord>(own: T, peer: T, has_heard_all: bool) -> bool {
+    has_heard_all || own < peer
+}
+
 /// Up to which own number a data folder is what others know, when it turns out that another copy of it was written in: a copy is put in its place before
 /// a start, so up to the last number of one of the `starts`: the last one, or the last before the first number that is `wrong`.
 pub(super) fn fork_point(starts: &BTreeSet<u64>, wrong: Option<u64>) -> Option<u64> {

@@ -106,9 +106,17 @@ impl Store {
     }
 
     /// Ends the taking of a snapshot whose records are merged: `told` are its keys, `covered` is the vector of the node whose state it is, and
-    /// `horizon` up to where that has purged; `anyone`: what any member is known to have seen.
-    pub fn take_snapshot(&self, told: &Told, covered: &VersionVector, horizon: &VersionVector, anyone: &VersionVector) -> Result<Taken> {
+    /// `horizon` up to where that has purged; `anyone`: what any member is known to have seen; `kept_ms`: how old tombstones are when they are purged.
+    pub fn take_snapshot(
+        &self,
+        told: &Told,
+        covered: &VersionVector,
+        horizon: &VersionVector,
+        anyone: &VersionVector,
+        kept_ms: u64,
+    ) -> Result<Taken> {
         let index = &self.inner.index;
+        let recent_ms = now_ms().saturating_sub(kept_ms);
         let mut taken = Taken::default();
         for table in TABLES {
             let mut from = Vec::new();
@@ -121,7 +129,8 @@ impl Store {
                     // Under the lock: as it stands now.
                     let Some(row) = index.row::<RecordRow>(table, key)? else { continue };
                     let is_in = |vector: &VersionVector| row.sequence <= vector.get(&row.origin);
-                    let seen = SeenBy { other: is_in(covered), copy: told.has(&row.record), anyone: is_in(anyone) };
+                    let is_recent = row.record.stamp.time.ms() > recent_ms;
+                    let seen = SeenBy { other: is_in(covered), copy: told.has(&row.record), anyone: is_in(anyone), is_recent };
                     match fate(&row.record, seen) {
                         Fate::Stays => {}
                         // Nobody would take what a reader writes.

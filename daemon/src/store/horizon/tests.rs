@@ -34,7 +34,7 @@ fn copy(from: &Store, to: &Store) -> Taken {
     let known = to.vector();
     let news = records.into_iter().filter(|numbered| numbered.sequence > known.get(&numbered.origin)).collect();
     to.apply(news, &VersionVector::default()).expect("applied");
-    to.take_snapshot(&told, &covered, &from.horizon(), &VersionVector::default()).expect("taken")
+    to.take_snapshot(&told, &covered, &from.horizon(), &VersionVector::default(), 0).expect("taken")
 }
 
 #[test]

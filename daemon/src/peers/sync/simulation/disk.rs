@@ -215,7 +215,8 @@ impl Disk {
     pub(super) fn take_snapshot(&mut self, told: &BTreeSet<Vec<u8>>, covered: &VersionVector, horizon: &VersionVector, now_ms: u64) {
         for row in self.standing.values().cloned().collect::<Vec<_>>() {
             let anyone = self.acks.values().any(|(vector, _)| row.sequence <= vector.get(&row.origin));
-            let seen = SeenBy { other: row.sequence <= covered.get(&row.origin), copy: told.contains(&row.raw.key), anyone };
+            let is_recent = row.raw.stamp.time.ms() > now_ms.saturating_sub(KEPT_MS);
+            let seen = SeenBy { other: row.sequence <= covered.get(&row.origin), copy: told.contains(&row.raw.key), anyone, is_recent };
             match fate(&row.raw, seen) {
                 Fate::Stays => {}
                 Fate::Goes => self.remove(&row.raw.key),
@@ -229,12 +230,13 @@ impl Disk {
         self.horizon.merge(horizon);
     }
 
-    pub(super) fn purge(&mut self, others: impl Iterator<Item = usize>) {
+    pub(super) fn purge(&mut self, others: impl Iterator<Item = usize>, now_ms: u64) {
         let nothing = (VersionVector::default(), 0);
         let acks: Vec<_> = others.map(|other| self.acks.get(&other).unwrap_or(&nothing)).collect();
         let members = acks.iter().map(|(vector, silent_ms)| (vector, Duration::from_millis(*silent_ms)));
         let Some(seen) = seen_by_all(&self.vector, members, LAPSE) else { return };
-        let dead = |row: &&Row| row.raw.value.is_none() && row.sequence <= seen.get(&row.origin);
+        let is_old = |row: &Row| row.raw.stamp.time.ms() <= now_ms.saturating_sub(KEPT_MS);
+        let dead = |row: &&Row| row.raw.value.is_none() && row.sequence <= seen.get(&row.origin) && is_old(row);
         for row in self.standing.values().filter(dead).cloned().collect::<Vec<_>>() {
             self.remove(&row.raw.key);
             self.horizon.advance(row.origin, row.sequence);
