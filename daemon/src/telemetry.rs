@@ -164,6 +164,8 @@ pub struct Metrics {
     pub disk_reserve_bytes: Gauge<u64, AtomicU64>,
     /// Bytes of blobs on this disk.
     pub disk_blob_bytes: Gauge<u64, AtomicU64>,
+    /// Bytes that the index has in memory, by what for.
+    pub index_memory_bytes: Family<KindLabel, Gauge<u64, AtomicU64>>,
     /// Blobs dropped here that are safe elsewhere.
     pub evicted_blobs: Counter,
     /// Their bytes.
@@ -249,6 +251,8 @@ impl Default for Metrics {
         let disk_reserved_bytes: Gauge<u64, AtomicU64> = metric!("disk_reserved", "Bytes reserved and not written yet", bytes);
         let disk_reserve_bytes: Gauge<u64, AtomicU64> = metric!("disk_reserve", "Bytes that pushes leave free", bytes);
         let disk_blob_bytes: Gauge<u64, AtomicU64> = metric!("disk_blob", "Bytes of blobs on this disk", bytes);
+        let index_memory_bytes: Family<KindLabel, Gauge<u64, AtomicU64>> =
+            metric!("index_memory", "Bytes that the index has in memory, by what for", bytes);
         let evicted_blobs: Counter = metric!("evicted_blobs", "Blobs dropped here that are safe elsewhere");
         let evicted_bytes: Counter = metric!("evicted", "Bytes of blobs dropped here that are safe elsewhere", bytes);
         Self {
@@ -295,6 +299,7 @@ impl Default for Metrics {
             disk_reserved_bytes,
             disk_reserve_bytes,
             disk_blob_bytes,
+            index_memory_bytes,
             evicted_blobs,
             evicted_bytes,
             gc_blobs,

@@ -137,6 +137,18 @@ pub(super) struct Batch(WriteBatch);
 /// The index of a data folder.
 pub(super) struct Index {
     db: DBWithThreadMode<MultiThreaded>,
+    cache: Cache,
+}
+
+/// What the index has in memory, in bytes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct IndexMemory {
+    /// Blocks that were read.
+    pub cache: u64,
+    /// Rows that are in no file yet.
+    pub buffers: u64,
+    /// What is kept of each open file.
+    pub readers: u64,
 }
 
 impl std::fmt::Debug for Index {
@@ -185,7 +197,16 @@ impl Index {
         let later = later.into_iter().map(|name| ColumnFamilyDescriptor::new(name, Options::default()));
         let tables = tables.chain([ColumnFamilyDescriptor::new(UNUSED_TABLE, unused)]).chain(later);
         let db = DBWithThreadMode::open_cf_descriptors(&options, path, tables).map_err(|error| unopened(path, error))?;
-        Ok(Self { db })
+        Ok(Self { db, cache })
+    }
+
+    pub(super) fn memory(&self) -> IndexMemory {
+        let of = |property: &str| -> u64 {
+            let each = Table::ALL.iter().map(|(table, _)| self.db.property_int_value_cf(&self.table(*table), property));
+            each.map(|value| value.ok().flatten().unwrap_or(0)).sum()
+        };
+        let (buffers, readers) = (of("rocksdb.size-all-mem-tables"), of("rocksdb.estimate-table-readers-mem"));
+        IndexMemory { cache: self.cache.get_usage() as u64, buffers, readers }
     }
 
     fn table(&self, table: Table) -> Arc<BoundColumnFamily<'_>> {

@@ -77,6 +77,7 @@ pub use error::{Error, InvalidManifest, Result};
 pub use forks::Fork;
 pub use garbage::{IdleLink, IdleManifest};
 pub use horizon::{Taken, Told};
+pub use index::IndexMemory;
 pub use layout::DataFolder;
 pub use manifests::{ManifestPush, ManifestView, Stored, StoredManifest};
 pub use needs::Needs;
@@ -244,6 +245,11 @@ impl Store {
     pub async fn run<T: Send + 'static>(&self, work: impl FnOnce(&Store) -> T + Send + 'static) -> T {
         let store = self.clone();
         tokio::task::spawn_blocking(move || work(&store)).await.expect("store work does not panic")
+    }
+
+    /// What the index has in memory.
+    pub fn index_memory(&self) -> IndexMemory {
+        self.inner.index.memory()
     }
 
     /// Syncs what was written and ends background work. Nothing may be written afterwards.

@@ -22,7 +22,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::glob::Pattern;
 use crate::store::{Cold, Disk, Error, Result, Store};
-use crate::telemetry::Metrics;
+use crate::telemetry::{KindLabel, Metrics};
 
 /// How often the disk is looked at.
 const TICK: Duration = Duration::from_secs(5);
@@ -160,6 +160,10 @@ impl Evictor {
         self.metrics.disk_reserved_bytes.set(disk.reserved);
         self.metrics.disk_reserve_bytes.set(disk.reserve);
         self.metrics.disk_blob_bytes.set(disk.blobs);
+        let memory = self.store.index_memory();
+        for (kind, bytes) in [("cache", memory.cache), ("buffers", memory.buffers), ("readers", memory.readers)] {
+            self.metrics.index_memory_bytes.get_or_create(&KindLabel { kind }).set(bytes);
+        }
     }
 
     async fn evict(&self, excess: u64) -> Result<Round> {

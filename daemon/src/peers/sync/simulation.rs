@@ -43,6 +43,15 @@ struct Node {
     copy: Option<Disk>,
 }
 
+impl Node {
+    fn start(&mut self) {
+        if !std::mem::replace(&mut self.up, true) {
+            self.checked.clear();
+            self.disk.start();
+        }
+    }
+}
+
 /// A stream on which one node pulls from another.
 struct Pull {
     /// The puller's origin when it began.
@@ -165,7 +174,7 @@ impl World {
         if vector.get(&own) > self.nodes[node].disk.vector.get(&own) {
             // While it is being looked at, what comes tells more.
             if self.nodes[node].checked.contains(&(peer, own)) {
-                self.begin_life(node, peer, None);
+                self.begin_life(node, peer);
             }
             return;
         }
@@ -175,10 +184,10 @@ impl World {
         *silent_ms = 0;
     }
 
-    fn begin_life(&mut self, node: usize, peer: usize, wrong: Option<u64>) {
+    fn begin_life(&mut self, node: usize, peer: usize) {
         let disk = &self.nodes[node].disk;
         let said = disk.acks.get(&peer).map_or(0, |(vector, _)| vector.get(&disk.origin));
-        let sure = fork_point(&disk.starts, wrong).unwrap_or(said);
+        let sure = disk.starts.first().copied().unwrap_or(said);
         let incarnation = self.next_incarnation();
         self.story.push(format!("{node} begins life {incarnation}, as {peer} shows; sure of {sure}"));
         self.nodes[node].disk.begin_life(sure, incarnation);
@@ -253,7 +262,7 @@ impl World {
             let is_more = covered.get(&pull.own) > disk.vector.get(&pull.own);
             let wrong = disk.first_wrong(&returned);
             if wrong.is_some() || is_more {
-                return self.begin_life(to, from, wrong);
+                return self.begin_life(to, from);
             }
             pull.confirmed.extend(returned.iter().map(|it| it.sequence));
             let (advance, nothing) = (part.advance.clone(), VersionVector::default());
@@ -320,11 +329,7 @@ impl World {
                 self.pulls.retain(|(from, to), _| *from != a && *to != a);
             }
             21 => {
-                if !is_up {
-                    self.nodes[a].checked.clear();
-                    self.nodes[a].disk.start();
-                }
-                self.nodes[a].up = true;
+                self.nodes[a].start();
             }
             22 if self.random.chance(30) => self.nodes[a].skew_ms = [0, 1000, 2 * DRIFT_MS, YEAR_MS][self.random.below(4) as usize],
             23 => self.nodes[a].skew_ms = 0,
@@ -374,7 +379,8 @@ impl World {
         self.cuts.clear();
         self.pulls.clear();
         for node in &mut self.nodes {
-            (node.up, node.skew_ms) = (true, 0);
+            node.start();
+            node.skew_ms = 0;
         }
         self.settle(2);
         self.now_ms += 3 * YEAR_MS;
