@@ -14,6 +14,7 @@ use larder_protocol::vector::{Origin, VersionVector};
 use super::Inner;
 use super::error::{Error, Result};
 use super::links::Link;
+use super::sync::fork_point;
 use crate::store::{self, Acknowledged, Store};
 
 /// How often it is written down, and how often upkeep of the records looks at it.
@@ -100,7 +101,7 @@ impl Inner {
         link.knows(vector);
         let own = self.store.origin();
         if link.is_checked(&own) && vector.get(&own) > self.store.vector().get(&own) {
-            self.begin_life(link, own).await?;
+            self.begin_life(link, own, None).await?;
         }
         Ok(())
     }
@@ -121,7 +122,8 @@ impl Inner {
     }
 
     /// Another copy of this data folder has written under its origin: takes another one.
-    pub(super) async fn begin_life(&self, link: &Link, own: Origin) -> Result<()> {
+    /// `wrong`: the first number under which the peer has something else.
+    pub(super) async fn begin_life(&self, link: &Link, own: Origin, wrong: Option<u64>) -> Result<()> {
         let now = std::time::Instant::now();
         {
             let mut last = self.life_begun.lock().unwrap_or_else(PoisonError::into_inner);
@@ -131,9 +133,8 @@ impl Inner {
             }
             *last = Some(now);
         }
-        // A copy is put in the place of a folder before a start, and nothing tells before which of those since which not every member was looked at: before the
-        // first of them the folder is what others know. Without one, two of a kind run at once: then what the peer is sure of must do.
-        let sure = self.store.starts().first().copied().unwrap_or_else(|| self.sure(link, &own));
+        // Without a start that is not settled, two of a kind run at once: then what the peer is sure of must do.
+        let sure = fork_point(&self.store.starts(), wrong).unwrap_or_else(|| self.sure(link, &own));
         let metrics = Arc::clone(&self.metrics);
         // Counted with it: who waits here may be dropped meanwhile.
         self.store.run(move |store| store.begin_life(own, sure).map(|_| metrics.lives.inc())).await?;

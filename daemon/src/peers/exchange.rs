@@ -139,7 +139,7 @@ async fn pull_once(inner: &Inner, link: &Arc<Link>) -> Result<Next> {
             false => inner.store.run(move |store| store.first_wrong(&returned)).await?,
         };
         if wrong.is_some() || is_more {
-            inner.begin_life(link, own).await?;
+            inner.begin_life(link, own, wrong).await?;
             return Ok(Next::AtOnce);
         }
         let whole = part.whole;

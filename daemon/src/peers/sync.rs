@@ -143,6 +143,15 @@ pub(super) fn may_wait<T: Ord>(own: T, peer: T, has_heard_all: bool) -> bool {
     has_heard_all || own < peer
 }
 
+/// Up to which own number a data folder is what others know, when it turns out that another copy of it was written in: a copy is put in its place before
+/// a start, so up to the last number of one of the `starts`: the last one, or the last before the first number that is `wrong`.
+pub(super) fn fork_point(starts: &BTreeSet<u64>, wrong: Option<u64>) -> Option<u64> {
+    match wrong {
+        Some(wrong) => starts.range(..wrong).next_back().or(starts.first()).copied(),
+        None => starts.last().copied(),
+    }
+}
+
 /// How fast records are taken from one peer.
 #[derive(Debug)]
 pub(super) struct Pace {

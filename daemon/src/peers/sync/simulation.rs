@@ -174,7 +174,7 @@ impl World {
         if vector.get(&own) > self.nodes[node].disk.vector.get(&own) {
             // While it is being looked at, what comes tells more.
             if self.nodes[node].checked.contains(&(peer, own)) {
-                self.begin_life(node, peer);
+                self.begin_life(node, peer, None);
             }
             return;
         }
@@ -184,10 +184,10 @@ impl World {
         *silent_ms = 0;
     }
 
-    fn begin_life(&mut self, node: usize, peer: usize) {
+    fn begin_life(&mut self, node: usize, peer: usize, wrong: Option<u64>) {
         let disk = &self.nodes[node].disk;
         let said = disk.acks.get(&peer).map_or(0, |(vector, _)| vector.get(&disk.origin));
-        let sure = disk.starts.first().copied().unwrap_or(said);
+        let sure = fork_point(&disk.starts, wrong).unwrap_or(said);
         let incarnation = self.next_incarnation();
         self.story.push(format!("{node} begins life {incarnation}, as {peer} shows; sure of {sure}"));
         self.nodes[node].disk.begin_life(sure, incarnation);
@@ -262,7 +262,7 @@ impl World {
             let is_more = covered.get(&pull.own) > disk.vector.get(&pull.own);
             let wrong = disk.first_wrong(&returned);
             if wrong.is_some() || is_more {
-                return self.begin_life(to, from);
+                return self.begin_life(to, from, wrong);
             }
             pull.confirmed.extend(returned.iter().map(|it| it.sequence));
             let (advance, nothing) = (part.advance.clone(), VersionVector::default());
