@@ -28,7 +28,10 @@ impl Issuer {
         let child = command.spawn().unwrap_or_else(|error| panic!("{}: {error}; `packaging/setup test` installs it", python.display()));
         let issuer = Self { child, url: format!("http://127.0.0.1:{port}") };
         wait_until("the issuer answers", Duration::from_secs(60), async || {
-            http::request("GET", &issuer.at("/.well-known/openid-configuration"), &[], Body::empty()).await.ok().filter(|it| it.status == 200)
+            http::request("GET", &issuer.at("/.well-known/openid-configuration"), &[], Body::empty())
+                .await
+                .ok()
+                .filter(|it| it.status == 200)
         })
         .await;
         issuer
@@ -56,13 +59,12 @@ impl Issuer {
 
     /// A token about somebody, for an audience.
     async fn token(&self, subject: &str, audience: &str) -> String {
-        let page = self.at(&format!("/oauth2/authorize?response_type=code&client_id={audience}&redirect_uri=http://127.0.0.1/&scope=openid"));
+        let page =
+            self.at(&format!("/oauth2/authorize?response_type=code&client_id={audience}&redirect_uri=http://127.0.0.1/&scope=openid"));
         let sent = self.agrees(&page, subject).await;
         let (_, code) = sent.split_once("code=").expect("a code");
         let code = code.split('&').next().expect("a code");
-        let form = format!(
-            "grant_type=authorization_code&code={code}&redirect_uri=http://127.0.0.1/&client_id={audience}&client_secret=x"
-        );
+        let form = format!("grant_type=authorization_code&code={code}&redirect_uri=http://127.0.0.1/&client_id={audience}&client_secret=x");
         let answer = self.ask("POST", &self.at("/oauth2/token"), "application/x-www-form-urlencoded", &form).await.expect(200, "a token");
         answer.json()["id_token"].as_str().expect("a token").to_owned()
     }
@@ -108,9 +110,8 @@ async fn a_job_of_a_ci_system_pushes_to_its_repository_and_nowhere_else() {
     let job = issuer.token("job1", "registry.example.org").await;
     let by_password = anyone.signed_in("oidc", &job);
     by_password.push_image("acme/app", "1", &image).await;
-    let open = async |who: &Registry, repository: &str| {
-        who.request("POST", &format!("/v2/{repository}/blobs/uploads/"), &[], Body::empty()).await
-    };
+    let open =
+        async |who: &Registry, repository: &str| who.request("POST", &format!("/v2/{repository}/blobs/uploads/"), &[], Body::empty()).await;
     for elsewhere in ["acme/other", "evil/app", "acme/app/sub"] {
         open(&by_password, elsewhere).await.expect_error(403, "DENIED", elsewhere);
     }

@@ -2,7 +2,7 @@
 //!
 //! - **Who there is** (`directory`): people, robots and rules are records, so they are the same on every node; a password file may add people
 //!   on one. All of it is read anew when something has changed, which each request looks at first: what was taken away is gone with the next.
-//! - **Who is asking** (`password`, `token`, `foreign`): a name and a password, a robot's token, a token that a member has signed, or one of a
+//! - **Who is asking** (`password`, `token`, `foreign`): a name and a password, a client's certificate, a robot's token, a token that a member has signed, or one of a
 //!   configured issuer. The key and the algorithm are ours to choose, and never the token's.
 //! - **May they** (`policy`): one function, without I/O. What no rule gives is refused. Its answer is asked anew at every request, also of who comes
 //!   with a token: a token limits what its owner may do, and adds nothing.
@@ -21,8 +21,9 @@
 //! crash, and nothing needs to.
 
 use std::collections::{BTreeMap, HashMap};
+use std::net::IpAddr;
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use arc_swap::ArcSwapOption;
 use aws_lc_rs::rand::SecureRandom as _;
@@ -35,8 +36,10 @@ use sha2::Digest as _;
 use subtle::ConstantTimeEq as _;
 
 use crate::config::{self, Config};
+use crate::limits::Guesses;
 use crate::store::{self, Store};
 use crate::tasks::Tasks;
+use crate::tls::Client;
 
 mod audit;
 mod directory;
@@ -94,6 +97,8 @@ struct Inner {
     current: ArcSwapOption<Read>,
     file: Mutex<File>,
     passwords: Passwords,
+    guesses: Mutex<Guesses>,
+    started: Instant,
     foreign: Foreign,
     logins: Logins,
     audit: Arc<Audit>,
@@ -146,6 +151,9 @@ pub enum Refused {
     /// What was shown proves nothing.
     #[error("{0}")]
     Credentials(String),
+    /// Too many wrong passwords came from there, or for this name.
+    #[error("too many wrong passwords from there, or for this name; try again in {} s", .0.as_secs().max(1))]
+    Slowed(Duration),
     /// Too many passwords are being checked.
     #[error("too many passwords are being checked; try again in a moment")]
     Busy,
@@ -192,6 +200,8 @@ impl Auth {
             current: ArcSwapOption::empty(),
             file: Mutex::new(file),
             passwords: Passwords::default(),
+            guesses: Mutex::new(Guesses::new(random())),
+            started: Instant::now(),
             foreign: Foreign::new(config)?,
             logins: Logins::default(),
             audit: Arc::new(audit),
@@ -266,11 +276,14 @@ impl Auth {
     ///
     /// # Errors
     /// What is shown proves nothing, or can't be checked now.
-    pub async fn identify(&self, authorization: Option<&[u8]>) -> Result<Caller, Refused> {
+    pub async fn identify(&self, authorization: Option<&[u8]>, client: &Client) -> Result<Caller, Refused> {
         let anonymous = self.anonymous()?;
-        let Some(shown) = authorization.filter(|_| anonymous.snapshot.is_closed) else { return Ok(anonymous) };
+        if !anonymous.snapshot.is_closed {
+            return Ok(anonymous);
+        }
+        let Some(shown) = authorization else { return Ok(by_certificate(client, anonymous)) };
         match parse(shown).ok_or_else(|| wrong("Authorization is neither Basic nor Bearer, or damaged"))? {
-            Shown::Basic { name, password } => self.sign_in(&name, &password).await,
+            Shown::Basic { name, password } => self.sign_in(&name, &password, client.ip()).await,
             Shown::Bearer(token) => match self.by_token(&token, Use::Access) {
                 Err(Refused::Credentials(_)) if self.inner.foreign.has_server() => {
                     let who = self.inner.foreign.by_server(&token).await.map_err(|error| wrong(&error.to_string()))?;
@@ -285,7 +298,7 @@ impl Auth {
     ///
     /// # Errors
     /// Nobody, or it can't be checked now.
-    pub async fn sign_in(&self, name: &str, password: &[u8]) -> Result<Caller, Refused> {
+    pub async fn sign_in(&self, name: &str, password: &[u8], from: IpAddr) -> Result<Caller, Refused> {
         let snapshot = self.current()?;
         if let Some(robot) = name.strip_prefix(ROBOT_PREFIX) {
             return robot_in(snapshot, robot, password);
@@ -293,10 +306,13 @@ impl Auth {
         if name == OIDC_NAME {
             return self.exchange(std::str::from_utf8(password).unwrap_or_default()).await;
         }
+        let guesses = || self.inner.guesses.lock().unwrap_or_else(PoisonError::into_inner);
+        let now = || self.inner.started.elapsed();
+        let attempt = guesses().begin(now(), from, name).map_err(Refused::Slowed)?;
         let person = snapshot.person(name);
         let (hash, like) = (person.map(|person| person.hash.as_str()), snapshot.like(name));
         match self.inner.passwords.check(name, password, hash, like).await {
-            Ok(true) => {}
+            Ok(true) => guesses().right(now(), attempt),
             Ok(false) => return Err(wrong("the name or the password is wrong")),
             Err(password::Busy) => return Err(Refused::Busy),
         }
@@ -469,6 +485,17 @@ impl Caller {
 
 fn wrong(why: &str) -> Refused {
     Refused::Credentials(why.to_owned())
+}
+
+/// Whom a client's certificate names, if it has one: whoever signed it vouches for the name and the groups. It counts as long as nothing else is shown.
+fn by_certificate(client: &Client, anonymous: Caller) -> Caller {
+    let Some(certificate) =
+        client.certificate().filter(|certificate| policy::is_name(&certificate.name) && !is_reserved(&certificate.name))
+    else {
+        return anonymous;
+    };
+    let groups = certificate.groups.iter().filter(|group| policy::is_name(group)).cloned().collect();
+    Caller { who: Who::User { name: certificate.name.clone(), groups }, ..anonymous }
 }
 
 fn robot_in(snapshot: Arc<Snapshot>, name: &str, secret: &[u8]) -> Result<Caller, Refused> {

@@ -56,6 +56,13 @@ impl Place {
     }
 }
 
+const LOCAL: IpAddr = IpAddr::V4(std::net::Ipv4Addr::LOCALHOST);
+
+/// Who shows this, from this host.
+async fn known(auth: &Auth, authorization: Option<&[u8]>) -> Result<Caller, Refused> {
+    auth.identify(authorization, &Client::plain((LOCAL, 1).into())).await
+}
+
 fn quick(password: &str) -> String {
     bcrypt::hash(password, 4).expect("a hash")
 }
@@ -76,12 +83,12 @@ fn pull(repository: &str) -> Vec<Access> {
 async fn as_long_as_nobody_was_added_everybody_may_do_everything() {
     let place = Place::new();
     let auth = place.open();
-    let caller = auth.identify(Some(b"Basic nonsense")).await.expect("nobody is asked");
+    let caller = known(&auth, Some(b"Basic nonsense")).await.expect("nobody is asked");
     assert!(caller.may(Actions::DELETE, "a") && !caller.is_asked());
     auth.add_users(vec![("alice".to_owned(), quick("secret"))], None).expect("added");
-    assert!(!auth.identify(None).await.expect("anonymous").may(Actions::PULL, "a"));
+    assert!(!known(&auth, None).await.expect("anonymous").may(Actions::PULL, "a"));
     auth.remove_user("alice").expect("removed");
-    assert!(!auth.identify(None).await.expect("anonymous").may(Actions::PULL, "a"), "it stays closed");
+    assert!(!known(&auth, None).await.expect("anonymous").may(Actions::PULL, "a"), "it stays closed");
 }
 
 #[tokio::test]
@@ -91,28 +98,28 @@ async fn s16_what_is_taken_away_is_gone_with_the_next_request() {
     auth.add_users(vec![("alice".to_owned(), quick("secret"))], None).expect("added");
     auth.allow("user:alice", "team/*", "pull").expect("allowed");
     let shown = basic("alice", "secret");
-    let caller = auth.identify(Some(&shown)).await.expect("known");
+    let caller = known(&auth, Some(&shown)).await.expect("known");
     assert!(caller.may(Actions::PULL, "team/a") && !caller.may(Actions::PUSH, "team/a") && !caller.may(Actions::PULL, "other"));
     let issued = auth.issue(&caller, pull("team/a"), true);
     let by_token = bearer(&issued.token);
-    assert!(auth.identify(Some(&by_token)).await.expect("known").may(Actions::PULL, "team/a"));
+    assert!(known(&auth, Some(&by_token)).await.expect("known").may(Actions::PULL, "team/a"));
     // A rule.
     auth.disallow("user:alice", "team/*").expect("taken away");
-    assert!(!auth.identify(Some(&shown)).await.expect("known").may(Actions::PULL, "team/a"));
-    assert!(!auth.identify(Some(&by_token)).await.expect("known").may(Actions::PULL, "team/a"));
+    assert!(!known(&auth, Some(&shown)).await.expect("known").may(Actions::PULL, "team/a"));
+    assert!(!known(&auth, Some(&by_token)).await.expect("known").may(Actions::PULL, "team/a"));
     // A group.
     auth.allow("group:dev", "team/*", "pull").expect("allowed");
     auth.add_users(vec![("alice".to_owned(), quick("secret"))], Some(vec!["dev".to_owned()])).expect("changed");
-    assert!(auth.identify(Some(&shown)).await.expect("known").may(Actions::PULL, "team/a"));
+    assert!(known(&auth, Some(&shown)).await.expect("known").may(Actions::PULL, "team/a"));
     // The password: tokens of the old one end.
-    assert!(auth.identify(Some(&by_token)).await.is_err(), "the token was issued for an older password");
+    assert!(known(&auth, Some(&by_token)).await.is_err(), "the token was issued for an older password");
     assert!(auth.refresh(issued.refresh_token.as_deref().expect("asked for")).is_err());
-    let caller = auth.identify(Some(&shown)).await.expect("known");
+    let caller = known(&auth, Some(&shown)).await.expect("known");
     let issued = auth.issue(&caller, pull("team/a"), true);
     // The user.
     auth.remove_user("alice").expect("removed");
-    assert!(auth.identify(Some(&shown)).await.is_err());
-    assert!(auth.identify(Some(&bearer(&issued.token))).await.is_err());
+    assert!(known(&auth, Some(&shown)).await.is_err());
+    assert!(known(&auth, Some(&bearer(&issued.token))).await.is_err());
     assert!(auth.refresh(issued.refresh_token.as_deref().expect("asked for")).is_err());
 }
 
@@ -122,15 +129,15 @@ async fn s14_a_token_is_for_what_it_was_asked_for() {
     let auth = place.open();
     auth.add_users(vec![("alice".to_owned(), quick("secret"))], None).expect("added");
     auth.allow("user:alice", "**", "admin").expect("allowed");
-    let caller = auth.identify(Some(&basic("alice", "secret"))).await.expect("known");
+    let caller = known(&auth, Some(&basic("alice", "secret"))).await.expect("known");
     let issued = auth.issue(&caller, pull("team/a"), true);
-    let by_token = auth.identify(Some(&bearer(&issued.token))).await.expect("known");
+    let by_token = known(&auth, Some(&bearer(&issued.token))).await.expect("known");
     assert_eq!(by_token.permission(Actions::PULL, "team/a"), Permission::Allowed);
     assert_eq!(by_token.permission(Actions::PUSH, "team/a"), Permission::OtherToken);
     assert_eq!(by_token.permission(Actions::PULL, "team/b"), Permission::OtherToken);
     // A refresh token is none to be shown, and the other way round.
     let refresh = issued.refresh_token.expect("asked for");
-    assert!(auth.identify(Some(&bearer(&refresh))).await.is_err());
+    assert!(known(&auth, Some(&bearer(&refresh))).await.is_err());
     assert!(auth.refresh(&issued.token).is_err());
     assert!(auth.refresh(&refresh).expect("known").may(Actions::DELETE, "team/b"));
 }
@@ -141,7 +148,7 @@ async fn a_token_is_no_more_than_the_rules_give() {
     let auth = place.open();
     auth.add_users(vec![("alice".to_owned(), quick("secret"))], None).expect("added");
     auth.allow("user:alice", "team/a", "pull").expect("allowed");
-    let caller = auth.identify(Some(&basic("alice", "secret"))).await.expect("known");
+    let caller = known(&auth, Some(&basic("alice", "secret"))).await.expect("known");
     let asked = scope::parse(["repository:team/a:pull,push,delete repository:team/b:* repository:team/a:*"].into_iter());
     let issued = auth.issue(&caller, asked, false);
     let given: Vec<_> = issued.access.iter().map(|access| access.actions.join(",")).collect();
@@ -155,14 +162,14 @@ async fn robots_sign_in_by_their_token_until_it_expires() {
     let grants = [("ci/**".to_owned(), "pull,push".to_owned())];
     let made = auth.add_robot("ci", &grants, Some(Duration::from_secs(3600))).expect("made");
     assert_eq!(made.login, "robot+ci");
-    let caller = auth.identify(Some(&basic(&made.login, &made.token))).await.expect("known");
+    let caller = known(&auth, Some(&basic(&made.login, &made.token))).await.expect("known");
     assert!(caller.may(Actions::PUSH, "ci/a") && !caller.may(Actions::OVERWRITE, "ci/a") && !caller.may(Actions::PULL, "team/a"));
     let issued = auth.issue(&caller, pull("ci/a"), true);
     assert_eq!(issued.refresh_token, None, "it would outlive the robot");
-    assert!(auth.identify(Some(&bearer(&issued.token))).await.expect("known").may(Actions::PULL, "ci/a"));
+    assert!(known(&auth, Some(&bearer(&issued.token))).await.expect("known").may(Actions::PULL, "ci/a"));
     for wrong in ["", "x", "lrt_"] {
-        assert!(auth.identify(Some(&basic(&made.login, wrong))).await.is_err());
-        assert!(auth.identify(Some(&basic("robot+other", wrong))).await.is_err());
+        assert!(known(&auth, Some(&basic(&made.login, wrong))).await.is_err());
+        assert!(known(&auth, Some(&basic("robot+other", wrong))).await.is_err());
     }
     // Its time is over: who has the token hears that, and nobody else.
     let short = auth.add_robot("ci", &grants, Some(Duration::from_millis(1))).expect("made");
@@ -170,9 +177,9 @@ async fn robots_sign_in_by_their_token_until_it_expires() {
         std::thread::yield_now();
     }
     let told = |refused: Result<Caller, Refused>| refused.expect_err("over").to_string();
-    assert!(told(auth.identify(Some(&basic("robot+ci", &short.token))).await).contains("has expired"));
-    assert!(!told(auth.identify(Some(&basic("robot+ci", &made.token))).await).contains("expired"));
-    assert!(auth.identify(Some(&bearer(&issued.token))).await.is_err());
+    assert!(told(known(&auth, Some(&basic("robot+ci", &short.token))).await).contains("has expired"));
+    assert!(!told(known(&auth, Some(&basic("robot+ci", &made.token))).await).contains("expired"));
+    assert!(known(&auth, Some(&bearer(&issued.token))).await.is_err());
 }
 
 #[tokio::test]
@@ -180,7 +187,7 @@ async fn a_token_lasts_no_longer_than_its_robot() {
     let place = Place::new();
     let auth = place.open();
     let made = auth.add_robot("ci", &[], Some(Duration::from_secs(60))).expect("made");
-    let caller = auth.identify(Some(&basic(&made.login, &made.token))).await.expect("known");
+    let caller = known(&auth, Some(&basic(&made.login, &made.token))).await.expect("known");
     assert!(auth.issue(&caller, vec![], false).expires_in <= Duration::from_secs(60));
 }
 
@@ -194,20 +201,20 @@ async fn tokens_of_members_that_write_count_and_of_others_do_not() {
     auth.add_users(vec![("alice".to_owned(), quick("secret"))], None).expect("added");
     let records = here.store.exchange(&Default::default()).expect("an exchange").collect::<store::Result<Vec<_>>>().expect("records");
     there.store.apply(records, &here.store.vector()).expect("applied");
-    let caller = other.sign_in("alice", b"secret").await.expect("known there");
+    let caller = other.sign_in("alice", b"secret", LOCAL).await.expect("known there");
     let token = bearer(&other.issue(&caller, pull("a"), false).token);
-    assert!(auth.identify(Some(&token)).await.is_err(), "its issuer is no member");
+    assert!(known(&auth, Some(&token)).await.is_err(), "its issuer is no member");
     let member = Member { name: "b".to_owned(), zone: "z".to_owned(), addresses: vec![], bucket: None, version: "1".to_owned() };
     here.write(Key::Member(there.node), Some(Value::Member(member)));
-    assert_eq!(auth.identify(Some(&token)).await.expect("known").who.name(), "user:alice");
+    assert_eq!(known(&auth, Some(&token)).await.expect("known").who.name(), "user:alice");
     // S29: a reader's word counts on itself only; of who was expelled, nothing does.
     here.write(Key::Role(there.node), Some(Value::Role(Roles::default().with_writer(false))));
-    assert!(auth.identify(Some(&token)).await.is_err());
+    assert!(known(&auth, Some(&token)).await.is_err());
     here.write(Key::Role(there.node), Some(Value::Role(Roles::default())));
-    assert!(auth.identify(Some(&token)).await.is_ok());
+    assert!(known(&auth, Some(&token)).await.is_ok());
     here.write(Key::Member(there.node), None);
-    assert!(auth.identify(Some(&token)).await.is_err());
-    assert!(other.identify(Some(&token)).await.is_ok());
+    assert!(known(&auth, Some(&token)).await.is_err());
+    assert!(known(&other, Some(&token)).await.is_ok());
 }
 
 #[tokio::test]
@@ -216,7 +223,7 @@ async fn a_password_file_counts_as_it_is_now() {
     let path: PathBuf = place.folder.path().join("htpasswd");
     std::fs::write(&path, format!("alice:{}\n", quick("one"))).expect("write");
     let auth = place.auth(|config| config.auth.htpasswd = Some(path.clone()));
-    let knows = async |name: &str, password: &str| auth.identify(Some(&basic(name, password))).await.is_ok();
+    let knows = async |name: &str, password: &str| known(&auth, Some(&basic(name, password))).await.is_ok();
     assert!(knows("alice", "one").await && !knows("bob", "two").await);
     std::fs::write(&path, format!("alice:{}\nbob:{}\n", quick("changed"), quick("two"))).expect("write");
     assert!(!knows("alice", "one").await && knows("alice", "changed").await && knows("bob", "two").await);

@@ -17,6 +17,7 @@ use super::route::Route;
 use super::token;
 use crate::auth::{Caller, Permission, Refused, policy};
 use crate::config::Config;
+use crate::tls::Client;
 
 /// What an endpoint takes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -127,11 +128,11 @@ fn scope(need: &Need<'_>) -> Option<String> {
 
 impl Front {
     /// Finds out who asks.
-    pub(super) async fn identify(&self, headers: &HeaderMap, route: Option<&Route>) -> Result<Caller, Error> {
+    pub(super) async fn identify(&self, headers: &HeaderMap, route: Option<&Route>, client: &Client) -> Result<Caller, Error> {
         let mut shown = headers.get_all(header::AUTHORIZATION).iter();
         let (first, second) = (shown.next(), shown.next());
         let identified = match second {
-            None => self.auth.identify(first.map(http::HeaderValue::as_bytes)).await,
+            None => self.auth.identify(first.map(http::HeaderValue::as_bytes), client).await,
             Some(_) => Err(Refused::Credentials("there is more than one Authorization".to_owned())),
         };
         identified.map_err(|refused| match refused {
@@ -139,7 +140,7 @@ impl Front {
                 let scope = route.and_then(|route| scope(&route.need()));
                 Error::Unauthorized { why, challenge: self.challenge.text(headers, scope.as_deref(), Some("invalid_token")) }
             }
-            Refused::Busy | Refused::Store(_) => Error::Identity(refused),
+            Refused::Busy | Refused::Slowed(_) | Refused::Store(_) => Error::Identity(refused),
         })
     }
 

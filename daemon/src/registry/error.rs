@@ -223,6 +223,9 @@ impl Error {
             Error::TokenRequest { .. } => refuse(StatusCode::BAD_REQUEST, "UNSUPPORTED"),
             Error::Denied { .. } => refuse(StatusCode::FORBIDDEN, "DENIED"),
             Error::Identity(auth::Refused::Credentials(_)) => refuse(StatusCode::UNAUTHORIZED, "UNAUTHORIZED"),
+            Error::Identity(auth::Refused::Slowed(wait)) => {
+                refuse(StatusCode::TOO_MANY_REQUESTS, "TOOMANYREQUESTS").header(header::RETRY_AFTER, wait.as_secs().max(1))
+            }
             Error::Identity(auth::Refused::Busy) => {
                 refuse(StatusCode::TOO_MANY_REQUESTS, "TOOMANYREQUESTS").header(header::RETRY_AFTER, RETRY_BUSY_S)
             }

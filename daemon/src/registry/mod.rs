@@ -159,7 +159,7 @@ impl Front {
         let (endpoint, response) = if is_registry {
             self.answer_registry(request, client, number).await
         } else if token::is_about(uri.path()) {
-            (token::ENDPOINT, self.answer_token(request, client.ip(), number).await)
+            (token::ENDPOINT, self.answer_token(request, client, number).await)
         } else if login::is_about(uri.path()) {
             (login::ENDPOINT, self.answer_login(request, client.ip(), number).await)
         } else {
@@ -180,7 +180,7 @@ impl Front {
         }
         let (endpoint, route) = route::parse(&head.method, &head.uri);
         let mut note = self.noted(&head.headers, route.as_ref().ok(), client.ip());
-        let result = match self.identify(&head.headers, route.as_ref().ok()).await {
+        let result = match self.identify(&head.headers, route.as_ref().ok(), client).await {
             Err(error) => Err(error),
             // ORDER: who may nothing hears of nothing, not even what is wrong with a name.
             Ok(caller) => {

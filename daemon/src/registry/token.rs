@@ -5,8 +5,6 @@
 //!
 //! SPEC: distribution, "Token Authentication Specification" and "OAuth2 Authentication"; RFC 6749.
 
-use std::net::IpAddr;
-
 use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, header};
 use hyper::body::Incoming;
@@ -18,6 +16,7 @@ use super::noted::Note;
 use super::query::Query;
 use super::{Body, Front};
 use crate::auth::{Access, Caller, Refused, scope};
+use crate::tls::Client;
 
 /// Where tokens are given.
 pub(super) const PATH: &str = "/token";
@@ -40,16 +39,16 @@ pub(super) struct Asked {
 
 impl Front {
     /// Answers a request for a token.
-    pub(super) async fn answer_token(&self, request: Request<Incoming>, client: IpAddr, number: u64) -> Response<Body> {
+    pub(super) async fn answer_token(&self, request: Request<Incoming>, client: &Client, number: u64) -> Response<Body> {
         let (head, incoming) = request.into_parts();
-        let note = Note::new("token", client);
+        let note = Note::new("token", client.ip());
         let mut body = Inflow::new(incoming, self.idle_timeout);
         if !head.headers.contains_key(header::EXPECT) {
             body.expect_unasked();
         }
         let asked = match head.method {
-            Method::GET => self.asked_by_query(&head.headers, &Query::parse(head.uri.query())).await,
-            Method::POST => self.asked_by_form(&mut body).await,
+            Method::GET => self.asked_by_query(&head.headers, &Query::parse(head.uri.query()), client).await,
+            Method::POST => self.asked_by_form(&mut body, client).await,
             _ => Err(Error::Method { allow: "GET, POST".to_owned() }),
         };
         body.abandon();
@@ -66,14 +65,14 @@ impl Front {
         response
     }
 
-    async fn asked_by_query(&self, headers: &HeaderMap, query: &Query) -> Result<Asked, Error> {
-        let caller = self.identify_with_password(headers).await?;
+    async fn asked_by_query(&self, headers: &HeaderMap, query: &Query, client: &Client) -> Result<Asked, Error> {
+        let caller = self.identify_with_password(headers, client).await?;
         let wants = |name, value| query.first(name).is_some_and(|said| said == value);
         let with_refresh = wants("offline_token", "true") || wants("access_type", "offline");
         Ok(Asked { caller, access: scope::parse(query.all("scope")), with_refresh })
     }
 
-    async fn asked_by_form(&self, body: &mut Inflow) -> Result<Asked, Error> {
+    async fn asked_by_form(&self, body: &mut Inflow, client: &Client) -> Result<Asked, Error> {
         let Some(bytes) = body.collect(FORM_SIZE_MAX).await? else { return Err(Error::TokenRequest { why: "the form is too long" }) };
         let form = std::str::from_utf8(&bytes).map_err(|_| Error::TokenRequest { why: "the form is no text" })?;
         let form = Query::parse(Some(form));
@@ -82,7 +81,7 @@ impl Front {
             "password" => {
                 let name = required("username", "username is missing")?;
                 let password = required("password", "password is missing")?;
-                self.auth.sign_in(name, password.as_bytes()).await.map_err(|refused| self.not_identified(refused))?
+                self.auth.sign_in(name, password.as_bytes(), client.ip()).await.map_err(|refused| self.not_identified(refused))?
             }
             "refresh_token" => {
                 let token = required("refresh_token", "refresh_token is missing")?;
@@ -100,13 +99,13 @@ impl Front {
     }
 
     /// Who shows a name and a password, or nobody. A token gets no other token.
-    async fn identify_with_password(&self, headers: &HeaderMap) -> Result<Caller, Error> {
+    async fn identify_with_password(&self, headers: &HeaderMap, client: &Client) -> Result<Caller, Error> {
         let shown = headers.get(header::AUTHORIZATION);
         let is_bearer = shown.is_some_and(|shown| shown.as_bytes().to_ascii_lowercase().starts_with(b"bearer"));
         if is_bearer {
             return Err(self.not_identified(Refused::Credentials("tokens are given for a name and a password".to_owned())));
         }
-        self.auth.identify(shown.map(HeaderValue::as_bytes)).await.map_err(|refused| self.not_identified(refused))
+        self.auth.identify(shown.map(HeaderValue::as_bytes), client).await.map_err(|refused| self.not_identified(refused))
     }
 
     fn not_identified(&self, refused: Refused) -> Error {
