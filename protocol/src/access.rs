@@ -58,6 +58,15 @@ pub struct Rule {
     pub extra: Vec<(String, String)>,
 }
 
+/// Which repositories a node may have.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Site {
+    /// Patterns for their names.
+    pub repositories: Vec<String>,
+    /// For what comes later.
+    pub extra: Vec<(String, String)>,
+}
+
 /// What may be done, as bits whose meaning never changes; those of a later program are kept and grant nothing here.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct Actions(pub u32);
@@ -114,6 +123,14 @@ impl Robot {
     pub(crate) fn check(&self) -> Result<(), Excess> {
         bounded("grants", self.grants.len(), ENTRIES_MAX)?;
         self.grants.iter().try_for_each(|grant| bounded("bytes in a pattern", grant.repositories.len(), TEXT_LENGTH_MAX))?;
+        extra(&self.extra)
+    }
+}
+
+impl Site {
+    pub(crate) fn check(&self) -> Result<(), Excess> {
+        bounded("patterns", self.repositories.len(), ENTRIES_MAX)?;
+        self.repositories.iter().try_for_each(|pattern| bounded("bytes in a pattern", pattern.len(), TEXT_LENGTH_MAX))?;
         extra(&self.extra)
     }
 }

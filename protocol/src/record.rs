@@ -19,6 +19,7 @@
 //!    8  User        name                                 hash of the password, groups
 //!    9  Robot       name                                 hash of the token, expiry, grants
 //!   10  Rule        subject, NUL, pattern of names       what the subject may do there, as bits
+//!   11  Site        node id (32)                         patterns of the repositories that the node may have
 //! ```
 //!
 //! (Numbers in keys are big-endian, so that keys sort as they mean. Kind 1 is kept for repository settings.)
@@ -27,7 +28,7 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
-use crate::access::{self, Robot, Rule, User};
+use crate::access::{self, Robot, Rule, Site, User};
 use crate::codec::{self, InvalidBytes};
 use crate::digest::{Digest, TreeHash};
 use crate::name::{RepositoryName, Tag};
@@ -48,6 +49,7 @@ pub(crate) mod kind {
     pub const USER: u16 = 8;
     pub const ROBOT: u16 = 9;
     pub const RULE: u16 = 10;
+    pub const SITE: u16 = 11;
 }
 
 /// Names a pack in a bucket: who wrote it, in which life, as which of its packs.
@@ -80,6 +82,8 @@ pub enum Key {
     Robot(String),
     /// What a subject may do in the repositories of a pattern.
     Rule(String, String),
+    /// What a node may have; without such a record, everything.
+    Site(NodeId),
     /// A kind of a later program.
     Unknown {
         /// Its number.
@@ -110,6 +114,8 @@ pub enum Value {
     Robot(Robot),
     /// See [`Rule`].
     Rule(Rule),
+    /// See [`Site`].
+    Site(Site),
     /// The bytes of a later program's value.
     Unknown(Vec<u8>),
 }
@@ -308,6 +314,7 @@ impl Key {
             Key::User(_) => kind::USER,
             Key::Robot(_) => kind::ROBOT,
             Key::Rule(..) => kind::RULE,
+            Key::Site(_) => kind::SITE,
             Key::Unknown { kind, .. } => *kind,
         }
     }
@@ -318,7 +325,7 @@ impl Key {
             Key::Manifest(repository, digest) | Key::Link(repository, digest) => within(repository, &digest.to_key()),
             Key::Tag(repository, tag) => within(repository, tag.as_str().as_bytes()),
             Key::Archived(pack) => pack.to_bytes(),
-            Key::Member(node) | Key::Role(node) => node.0.to_vec(),
+            Key::Member(node) | Key::Role(node) | Key::Site(node) => node.0.to_vec(),
             Key::User(name) | Key::Robot(name) => name.as_bytes().to_vec(),
             Key::Rule(subject, repositories) => [subject.as_bytes(), &[0], repositories.as_bytes()].concat(),
             Key::Unknown { key, .. } => key.clone(),
@@ -341,6 +348,7 @@ impl Key {
             kind::ROLE => bytes.try_into().ok().map(|id| Key::Role(NodeId(id))),
             kind::USER => access::text(bytes).map(Key::User),
             kind::ROBOT => access::text(bytes).map(Key::Robot),
+            kind::SITE => bytes.try_into().ok().map(|id| Key::Site(NodeId(id))),
             kind::RULE => access::two_texts(bytes).map(|(subject, repositories)| Key::Rule(subject, repositories)),
             _ => Some(Key::Unknown { kind, key: bytes.to_vec() }),
         };
@@ -382,6 +390,7 @@ impl Value {
             Value::User(value) => codec::encode(value),
             Value::Robot(value) => codec::encode(value),
             Value::Rule(value) => codec::encode(value),
+            Value::Site(value) => codec::encode(value),
             Value::Unknown(bytes) => bytes.clone(),
         }
     }
@@ -401,6 +410,7 @@ impl Value {
             kind::USER => codec::decode(bytes).map(Value::User),
             kind::ROBOT => codec::decode(bytes).map(Value::Robot),
             kind::RULE => codec::decode(bytes).map(Value::Rule),
+            kind::SITE => codec::decode(bytes).map(Value::Site),
             _ => Ok(Value::Unknown(bytes.to_vec())),
         };
         let value = value.map_err(|source| InvalidRecord::Value { kind: kind_name(kind), source })?;
@@ -408,6 +418,7 @@ impl Value {
             Value::User(user) => user.check(),
             Value::Robot(robot) => robot.check(),
             Value::Rule(rule) => rule.check(),
+            Value::Site(site) => site.check(),
             _ => Ok(()),
         };
         checked.map_err(|(what, actual, max)| InvalidRecord::TooMany { kind: kind_name(kind), what, actual, max })?;
@@ -472,6 +483,7 @@ fn kind_name(kind: u16) -> &'static str {
         kind::USER => "user",
         kind::ROBOT => "robot",
         kind::RULE => "rule",
+        kind::SITE => "site",
         _ => "unknown",
     }
 }

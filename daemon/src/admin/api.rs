@@ -14,6 +14,7 @@ use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 
 use super::Office;
+use crate::glob::Glob;
 use crate::peers::RoleChange;
 use crate::registry::Body;
 use crate::registry::query::{Plus, Query, decode};
@@ -119,6 +120,7 @@ impl Office {
             (&Method::POST, "join") => self.join(read(request).await?).await,
             (&Method::GET, "peers") => answer(self.operations.peers()),
             (&Method::POST, "peers/role") => self.change_role(read(request).await?).await,
+            (&Method::POST, "peers/site") => self.set_site(read(request).await?).await,
             (&Method::GET, "repositories") => self.repositories(&query).await,
             (&Method::GET, "tags") => self.tags(&query).await,
             (&Method::GET, "tags/history") => self.tag_history(&query).await,
@@ -194,6 +196,16 @@ impl Office {
             return Err(Refusal::bad("say what to change: role is writer or reader, archiver is true or false"));
         }
         answer(json!({ "roles": self.operations.change_role(&asked.node, change).await? }))
+    }
+
+    async fn set_site(&self, asked: AskSite) -> Outcome {
+        let globs =
+            asked.repositories.map(|list| list.iter().map(|text| parse::<Glob>(text)).collect::<Result<Vec<_>, _>>()).transpose()?;
+        if globs.as_ref().is_some_and(|globs| globs.is_empty() || globs.len() > larder_protocol::access::ENTRIES_MAX) {
+            return Err(Refusal::bad(format!("name 1 to {} patterns", larder_protocol::access::ENTRIES_MAX)));
+        }
+        self.operations.set_site(&asked.node, globs).await?;
+        answer(json!({}))
     }
 
     async fn join(&self, asked: AskJoin) -> Outcome {
@@ -327,6 +339,13 @@ struct AskRole {
 enum Role {
     Writer,
     Reader,
+}
+
+/// `POST peers/site`
+#[derive(serde::Deserialize)]
+struct AskSite {
+    node: String,
+    repositories: Option<Vec<String>>,
 }
 
 /// `POST join`

@@ -44,6 +44,8 @@ pub trait Operations: Send + Sync + 'static {
     fn token(&self, expires: Duration, role: RoleChange) -> BoxFuture<'_, anyhow::Result<String>>;
     /// Changes what a member may do; the text is an id or a prefix of one. What it may do then.
     fn change_role<'a>(&'a self, node: &'a str, change: RoleChange) -> BoxFuture<'a, anyhow::Result<Vec<&'static str>>>;
+    /// Bounds the repositories that a node may have, or lets it have all again; the text is an id or a prefix of one.
+    fn set_site<'a>(&'a self, node: &'a str, repositories: Option<Vec<crate::glob::Glob>>) -> BoxFuture<'a, anyhow::Result<()>>;
     /// Joins the cluster of a token.
     fn join<'a>(&'a self, token: &'a str) -> BoxFuture<'a, anyhow::Result<Joined>>;
     /// Every member, this node included. Does not block.

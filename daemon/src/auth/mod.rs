@@ -22,6 +22,8 @@
 
 use std::collections::{BTreeMap, HashMap};
 use std::net::IpAddr;
+use std::os::unix::fs::OpenOptionsExt as _;
+use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
@@ -73,6 +75,8 @@ use token::{Claims, Expected, InvalidToken, Use};
 pub const ROBOT_PREFIX: &str = "robot+";
 /// The name under which a token of another issuer is a password.
 pub const OIDC_NAME: &str = "oidc";
+/// In the data folder: there have been users here.
+const MARKER: &str = "closed";
 /// Longest header that is looked at.
 const HEADER_LENGTH_MAX: usize = 24 << 10;
 /// Most tokens whose signatures are remembered as right.
@@ -92,8 +96,10 @@ struct Inner {
     node: NodeId,
     sign: Sign,
     config: config::Auth,
-    /// The configuration alone is reason enough to ask everybody.
+    /// The configuration alone is reason enough to ask everybody, or what was left in the data folder.
     is_closed: bool,
+    /// Is made when this node is first told of anybody: so that one which has lost its index is not open until it has heard from others again.
+    marker: PathBuf,
     current: ArcSwapOption<Read>,
     file: Mutex<File>,
     passwords: Passwords,
@@ -185,6 +191,8 @@ impl Auth {
     pub fn open(config: &Config, store: Store, node: NodeId, sign: Sign) -> anyhow::Result<Self> {
         let is_closed =
             config.auth.required || config.auth.htpasswd.is_some() || config.token_server.realm.is_some() || !config.oidc.is_empty();
+        let marker = config.data_dir.join(MARKER);
+        let is_closed = is_closed || marker.exists();
         let mut file = File::default();
         if let Some(path) = &config.auth.htpasswd {
             file.mark = mark(path);
@@ -197,6 +205,7 @@ impl Auth {
             sign,
             config: config.auth.clone(),
             is_closed,
+            marker,
             current: ArcSwapOption::empty(),
             file: Mutex::new(file),
             passwords: Passwords::default(),
@@ -252,6 +261,11 @@ impl Auth {
         }
         // ORDER: the number was read before the rows: what changes between them is read again.
         let snapshot = Arc::new(Snapshot::read(&inner.store, &file.entries, inner.node, inner.is_closed)?);
+        if snapshot.is_closed && !inner.is_closed {
+            let made = std::fs::OpenOptions::new().create(true).append(true).mode(0o600).open(&inner.marker);
+            // Without it the node only forgets sooner.
+            made.map(drop).unwrap_or_else(|error| tracing::warn!(%error, path = %inner.marker.display(), "not noted that there are users"));
+        }
         inner.passwords.forget();
         inner.current.store(Some(Arc::new(Read { seen, snapshot: snapshot.clone() })));
         Ok(snapshot)

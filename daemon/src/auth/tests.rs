@@ -1,7 +1,5 @@
 //! The whole room through its door, over a store in a temporary folder.
 
-use std::path::PathBuf;
-
 use aws_lc_rs::rand::SystemRandom;
 use aws_lc_rs::signature::{Ed25519KeyPair, KeyPair};
 use larder_protocol::record::{Key, Member, Roles, Value};
@@ -40,7 +38,7 @@ impl Place {
     }
 
     fn auth(&self, change: impl FnOnce(&mut Config)) -> Auth {
-        let mut config = Config::default();
+        let mut config = Config { data_dir: self.folder.path().join("data"), ..Config::default() };
         change(&mut config);
         let key = self.key.clone();
         let sign: Sign = Arc::new(move |bytes| key.sign(bytes).as_ref().try_into().expect("64 bytes"));
@@ -242,6 +240,19 @@ async fn a_password_file_counts_as_it_is_now() {
         .is_err(),
         "a start without it is none"
     );
+}
+
+#[tokio::test]
+async fn a_node_that_has_lost_its_index_stays_closed() {
+    let place = Place::new();
+    let auth = place.open();
+    assert!(!auth.is_closed().expect("read"));
+    auth.add_users(vec![("alice".to_owned(), quick("secret"))], None).expect("added");
+    assert!(auth.is_closed().expect("read"));
+    // Another store, in the same folder as far as this room can see.
+    let other = Place::new();
+    assert!(!other.open().is_closed().expect("read"));
+    assert!(other.auth(|config| config.data_dir = place.folder.path().join("data")).is_closed().expect("read"));
 }
 
 #[test]

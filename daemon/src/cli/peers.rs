@@ -110,6 +110,18 @@ pub(super) struct Peers {
 enum Action {
     /// List the nodes of the cluster as this one sees them
     List,
+    /// Say which repositories a node may have: others are neither told to it nor served
+    #[command(group(clap::ArgGroup::new("what").args(["allow", "everything"]).required(true)))]
+    Site {
+        /// Its id, with or without dashes, or enough of its beginning
+        id: String,
+        /// A pattern of repositories, such as 'shop/**'; may be given more than once. The node becomes a reader
+        #[arg(long, value_name = "PATTERN")]
+        allow: Vec<String>,
+        /// Let it have everything again
+        #[arg(long)]
+        everything: bool,
+    },
     /// Say what a node may do: a writer everything; a reader serves pulls, and what it writes counts nowhere
     #[command(group(clap::ArgGroup::new("change").args(["role", "archiver"]).required(true).multiple(true)))]
     Role {
@@ -164,6 +176,12 @@ impl Peers {
                 let asked = json!({ "node": id, "role": role, "archiver": archiver });
                 let changed: Changed = client.post("peers/role", asked).await?.read()?;
                 Ok(writeln!(out, "node {id} is {}", changed.roles.join(" and "))?)
+            }
+            Some(Action::Site { id, allow, everything: _ }) => {
+                let repositories = (!allow.is_empty()).then_some(&allow);
+                client.post("peers/site", json!({ "node": id, "repositories": repositories })).await?;
+                let what = if allow.is_empty() { "everything".to_owned() } else { format!("{}; it is a reader", allow.join(" and ")) };
+                Ok(writeln!(out, "node {id} may have {what}")?)
             }
             Some(Action::Remove { id }) => {
                 client.delete(&format!("peers/{}", encode(&id))).await?;

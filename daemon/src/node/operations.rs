@@ -10,6 +10,7 @@ use larder_protocol::digest::Digest;
 
 use crate::admin::Operations;
 use crate::archive::{self, Archive};
+use crate::glob::Glob;
 use crate::peers::{Joined, PeerStatus, Peers, RoleChange};
 use crate::telemetry::{Metrics, Risk};
 use crate::upkeep::{self, Elsewhere, Gc, Scrub, Surroundings, Word};
@@ -39,6 +40,13 @@ impl Operations for NodeOperations {
         Box::pin(async move {
             let id = self.peers.resolve(node)?;
             self.peers.change_role(id, change).await.with_context(|| format!("change the role of {id}"))
+        })
+    }
+
+    fn set_site<'a>(&'a self, node: &'a str, repositories: Option<Vec<Glob>>) -> BoxFuture<'a, Result<()>> {
+        Box::pin(async move {
+            let id = self.peers.resolve(node)?;
+            self.peers.set_site(id, repositories).await.with_context(|| format!("change what {id} may have"))
         })
     }
 

@@ -8,6 +8,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use larder_protocol::message::{Request, Seen, Update};
+use larder_protocol::record::Numbered;
 use larder_protocol::vector::{Origin, VersionVector};
 use tokio::time::Instant;
 
@@ -16,6 +17,7 @@ use super::endpoint::{Receiver, Sender, Stream};
 use super::error::{Error, Result};
 use super::links::Link;
 use super::roles;
+use super::site::{self, Site};
 use super::sync::{Gather, Pace, Part, may_wait, next_batch};
 use crate::store::{self, Exchange, Store, Told};
 
@@ -68,6 +70,7 @@ pub(super) async fn pull(inner: &Inner, link: &Arc<Link>) {
 
 async fn pull_once(inner: &Inner, link: &Arc<Link>) -> Result<Next> {
     let (mut lives, own) = (inner.store.lives(), inner.store.origin());
+    site::note(inner).await?;
     // F11: of its own records a node asks back what the peer is not sure to have from here.
     let sure = inner.sure(link, &own);
     let mut ours = known(inner, link, &own);
@@ -156,11 +159,16 @@ async fn pull_once(inner: &Inner, link: &Arc<Link>) -> Result<Next> {
             renumber(inner, link, own, sure, told_of_own, &mut confirmed).await?;
             let (anyone, kept_ms) = (inner.acks.anyone(), inner.records.tombstones_kept.as_millis() as u64);
             let taken = inner.store.run(move |store| store.take_snapshot(&keys, &covered, &horizon, &anyone, kept_ms)).await?;
-            tracing::warn!(
-                peer = ?link.connection.peer(), dropped = taken.dropped, reissued = taken.reissued,
-                "this node was away for so long that deletes were forgotten meanwhile: it has taken a copy of what its peer holds; what it had written and nobody \
-                 had seen is kept"
-            );
+            if site::lacks(inner)? {
+                // It takes one whenever it connects.
+                tracing::debug!(peer = ?link.connection.peer(), dropped = taken.dropped, reissued = taken.reissued, "took a copy");
+            } else {
+                tracing::warn!(
+                    peer = ?link.connection.peer(), dropped = taken.dropped, reissued = taken.reissued,
+                    "this node was away for so long that deletes were forgotten meanwhile: it has taken a copy of what its peer holds; what it had written and nobody \
+                     had seen is kept"
+                );
+            }
         } else {
             over_quota |= apply(inner, link, part, &mut gather).await?;
             if whole {
@@ -174,6 +182,9 @@ async fn pull_once(inner: &Inner, link: &Arc<Link>) -> Result<Next> {
         if whole {
             inner.looked_at(link, own).await?;
             link.set_heard(!gather.is_holding());
+            if !gather.is_holding() {
+                site::heard_all(inner, &link.connection.peer()).await?;
+            }
             let known = inner.store.vector();
             stream.send.message(&Seen(known.beyond(&told))).await?;
             told.merge(&known);
@@ -220,6 +231,9 @@ async fn at(time: Option<Instant>) {
 /// What is known, but for what a peer is asked for once more: what it has of earlier lives of this node in which another copy wrote too.
 fn known(inner: &Inner, link: &Link, own: &Origin) -> VersionVector {
     let mut known = inner.store.vector();
+    if site::lacks(inner).unwrap_or(true) {
+        known = site::own_only(known, own);
+    }
     if !link.is_checked(own) {
         inner.store.unsure().iter().for_each(|(origin, sure)| known.lower(origin, *sure));
     }
@@ -288,8 +302,13 @@ pub(super) async fn serve(inner: &Arc<Inner>, link: &Arc<Link>, stream: Stream, 
         send.message(&Update::Snapshot(horizon)).await?;
         sent = VersionVector::default();
     }
+    let (peer, bounds) = (link.connection.peer(), site::of(inner, &link.connection.peer())?);
     loop {
         changes.mark_unchanged();
+        // Another policy holds for what was passed over too: the peer asks anew.
+        if site::of(inner, &peer)? != bounds {
+            return Ok(());
+        }
         if !is_first {
             // What it has applied from others need not be sent again. At first it gets exactly what it asks for: it may ask its own back.
             sent.merge(&link.known());
@@ -299,7 +318,7 @@ pub(super) async fn serve(inner: &Arc<Inner>, link: &Arc<Link>, stream: Stream, 
             let from = sent.clone();
             let exchange = inner.store.run(move |store| store.exchange(&from)).await?;
             let vector = exchange.vector().clone();
-            send_records(&inner.store, &mut send, exchange).await?;
+            send_records(&inner.store, &mut send, exchange, bounds.clone()).await?;
             // Only what is new: everything that is said of a vector is added to what was said.
             send.message(&Update::Caught(vector.beyond(&sent))).await?;
             sent.merge(&vector);
@@ -312,15 +331,19 @@ pub(super) async fn serve(inner: &Arc<Inner>, link: &Arc<Link>, stream: Stream, 
     }
 }
 
-async fn send_records(store: &Store, send: &mut Sender, mut exchange: Exchange) -> Result<()> {
+async fn send_records(store: &Store, send: &mut Sender, mut exchange: Exchange, mut bounds: Option<Site>) -> Result<()> {
     loop {
-        let (rest, batch) = store
+        let (rest, still, batch) = store
             .run(move |_| {
-                let batch = next_batch(&mut exchange);
-                (exchange, batch)
+                let may_hear = |bounds: &Option<Site>, record: &store::Result<Numbered>| match (bounds, record) {
+                    (Some(site), Ok(numbered)) => site.may_hear(&numbered.record.key),
+                    (None, _) | (_, Err(_)) => true,
+                };
+                let batch = next_batch(&mut (&mut exchange).filter(|record| may_hear(&bounds, record)));
+                (exchange, bounds, batch)
             })
             .await;
-        exchange = rest;
+        (exchange, bounds) = (rest, still);
         let batch = batch?;
         if batch.is_empty() {
             return Ok(());

@@ -4,7 +4,7 @@
 //!   token lets a new key in; a tombstone expels one.
 //! - **How** (`endpoint`, `dial`, `greet`, `links`): one UDP port, QUIC, both sides proven; one connection per pair, dialled by either;
 //!   requests go both ways over it.
-//! - **Who may do what** (`roles`): what a reader writes counts nowhere.
+//! - **Who may do what** (`roles`, `site`): what a reader writes counts nowhere, and it may be bounded in what it gets.
 //! - **Who is alive** (`standing`, `liveness`, `pulse`): SWIM in datagrams over the connections; each member's condition and since when.
 //! - **Records** (`sync`, `exchange`, `reconcile`): each side pulls what it lacks and stays subscribed. `acks`, `records`: what everyone knows, and what waits.
 //! - **Placement** (`placement`): which members own a digest. **Write concern** (`quorum`, `keep`): making others have an image now.
@@ -66,6 +66,7 @@ mod reconcile;
 mod records;
 mod roles;
 mod serve;
+mod site;
 mod standing;
 mod swarm;
 mod swarms;
@@ -584,7 +585,10 @@ impl Inner {
         let (now, own) = (Instant::now(), self.identity.node());
         let down = |standing: Standing| (standing.condition == Condition::Down).then_some(standing.since);
         let away = |node: &NodeId| self.standings.of(node).filter(|_| self.links.get(node).is_none()).and_then(down);
-        let places = self.members.live().into_iter().map(|(node, member)| Place { node, zone: member.zone, away: away(&node) }).collect();
+        // Who may not have everything can own nothing.
+        let owns = |node: &NodeId| site::of(self, node).is_ok_and(|site| site.is_none());
+        let live = self.members.live().into_iter().filter(|(node, _)| owns(node));
+        let places = live.map(|(node, member)| Place { node, zone: member.zone, away: away(&node) }).collect();
         let placement = Placement::new(own, places, (self.replicas, self.takeover), now);
         self.placement.send_if_modified(|before| {
             let changed = **before != placement;

@@ -23,8 +23,8 @@ use super::Inner;
 use super::endpoint::{Receiver, Sender, Stream};
 use super::error::{Error, Result};
 use super::links::Link;
-use super::roles;
 use super::sync::next_batch;
+use super::{roles, site};
 use crate::store::Mark;
 
 /// How often two nodes compare; up to a quarter more, so that not all do at once.
@@ -77,6 +77,11 @@ pub(super) async fn watch(inner: &Arc<Inner>, link: &Arc<Link>) {
     let mut suspicion = None;
     loop {
         tokio::time::sleep(if suspicion.is_some() { AGAIN } else { COMPARE.mul_f64(1.0 + spread / 4.0) }).await;
+        let own = inner.identity.node();
+        // Who may not have everything holds something else, and is right to.
+        if [own, peer].iter().any(|node| !matches!(site::of(inner, node), Ok(None))) {
+            continue;
+        }
         match check(inner, link, suspicion.take()).await {
             Ok(found) => suspicion = found,
             Err(error) => tracing::debug!(?peer, %error, "two nodes could not compare what they hold"),

@@ -12,7 +12,7 @@ use super::Inner;
 use super::endpoint::{Sender, Stream};
 use super::error::{Error, Result};
 use super::links::Link;
-use super::{exchange, follow, keep, reconcile, swarm};
+use super::{exchange, follow, keep, reconcile, site, swarm};
 use crate::store::{self, Content};
 
 /// How long a stream's request may take to come.
@@ -32,6 +32,11 @@ pub(super) async fn answer(inner: &Arc<Inner>, link: &Arc<Link>, mut stream: Str
         }
         Err(error) => return Err(error),
     };
+    if let Some(answer) = site::answer(inner, peer, &request).await? {
+        stream.send.message(&answer).await?;
+        stream.send.finish();
+        return Ok(());
+    }
     let answer = match request {
         Request::Sync(theirs) => {
             let _turn = link.syncs.acquire().await.expect("never closed");

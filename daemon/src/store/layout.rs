@@ -10,6 +10,7 @@
 //!   uploads/<algorithm>-<hex>.part        a blob on its way in, or what is kept of one
 //!   blobs/<algorithm>/<2 hex>/<hex>
 //!   quarantine/<algorithm>-<hex>-<time>   blob files that were found damaged
+//!   closed                 there have been users here, 0600 (auth)
 //!   audit/<time>.jsonl     what clients did, 0600 (auth)
 //!   archive/               the default bucket (archive)
 //! ```

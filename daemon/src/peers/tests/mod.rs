@@ -17,6 +17,7 @@ mod addresses;
 mod admission;
 mod away;
 mod blobs;
+mod bounds;
 mod fleet;
 mod future;
 mod hostile;
