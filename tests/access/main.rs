@@ -3,6 +3,7 @@
 mod cluster;
 mod oidc;
 mod rights;
+mod secrets;
 mod tokens;
 
 use larder_harness::{Node, NodeBuilder, Registry, Response};
