@@ -18,6 +18,15 @@
 //!
 //! Reading a pack back takes one ranged GET from its end: footer, index, records and manifests lie together.
 //!
+//! # Without this program
+//!
+//! `tar x` writes every blob under its digest, and `sha256sum` proves it. `index.json` names the images whose manifests are in the same pack;
+//! blobs that an earlier pack has are not repeated, so an image may need several packs: unpack them into one folder. What tag meant
+//! what is in `larder/records.jsonl.zst` (`zstd -d`), whose lines `lines` explains; of two lines about one key that with the later stamp stands.
+//!
+//! A file that `larder export` wrote is a pack too. It has `manifest.json` beside `index.json`, for `docker load`; its sequence is 0, its records
+//! have sequence 0, and it covers nothing.
+//!
 //! # What is trusted
 //!
 //! The footer, once its signature is that of the node it names. Records and index, once they have the SHA-256 that the footer
@@ -45,6 +54,7 @@ mod tests;
 
 pub use crate::record::PACK_CONTENTS_MAX;
 pub use footer::{FOOTER_SIZE, FORMAT_VERSION, Footer, INDEX_OUTPUT_MAX, RECORDS_MAX, RECORDS_OUTPUT_MAX, Section, TAIL_SIZE_MAX};
+pub use layout::{OCI_LAYOUT, docker_json, index_json};
 pub use lines::{InvalidLine, record_line};
 
 /// Compression of the tables: good enough, and its window stays below [`WINDOW_LOG_MAX`].
@@ -240,9 +250,20 @@ impl Draft {
     /// # Panics
     /// When the draft breaks a limit that [`Footer::parse`] would refuse: the caller plans within them.
     pub fn seal(self, sign: impl FnOnce(&[u8]) -> [u8; 64]) -> Sealed {
+        self.seal_with(Vec::new(), sign)
+    }
+
+    /// The same, with files that other programs look for beside the layout. No reader here ever opens them.
+    ///
+    /// # Panics
+    /// As [`Draft::seal`].
+    pub fn seal_with(self, files: Vec<(&str, Bytes)>, sign: impl FnOnce(&[u8]) -> [u8; 64]) -> Sealed {
         let mut out = Assembly { modified_s: self.created_ms / 1000, ..Assembly::default() };
         out.file("oci-layout", Bytes::from_static(layout::OCI_LAYOUT));
         out.file("index.json", layout::index_json(&self.manifests).into());
+        for (name, bytes) in files {
+            out.file(name, bytes);
+        }
         let mut index = Vec::new();
         for blob in self.blobs {
             let offset = out.blob(&blob.digest, &blob.link);

@@ -8,7 +8,7 @@ use larder_harness::{CountingS3, Image, Kind, sha256};
 use super::{flush, node, registry};
 
 /// Runs a program to its end; what it printed.
-fn run(program: &str, arguments: &[&str]) -> String {
+pub fn run(program: &str, arguments: &[&str]) -> String {
     let output = Command::new(program)
         .args(arguments)
         .output()
@@ -32,7 +32,7 @@ fn unpack(pack: &Path, into: &Path) -> Vec<String> {
     digests
 }
 
-fn only_pack(folder: &Path) -> PathBuf {
+pub fn only_pack(folder: &Path) -> PathBuf {
     let mut packs = Vec::new();
     let mut folders = vec![folder.to_owned()];
     while let Some(folder) = folders.pop() {

@@ -7,6 +7,7 @@
 mod access;
 mod crossing;
 mod docker;
+mod export;
 mod index;
 mod large;
 mod oras;

@@ -87,6 +87,9 @@ impl Office {
     /// Answers one request.
     pub(super) async fn answer(self: &Arc<Self>, request: Request<Incoming>) -> Response<Body> {
         let (method, path) = (request.method().clone(), request.uri().path().to_owned());
+        if method == Method::POST && path == "/api/v1/export" {
+            return self.export(request).await.unwrap_or_else(|refusal| refuse(&refusal));
+        }
         // A task of its own: the command goes on when its client does not wait.
         let (office, asked) = (self.clone(), path.clone());
         let outcome = match tokio::spawn(async move { office.dispatch(request, &asked).await }).await {
@@ -96,15 +99,12 @@ impl Office {
                 Err(Refusal::new(StatusCode::INTERNAL_SERVER_ERROR, "the node failed; its log says why"))
             }
         };
-        let (status, value, next) = match outcome {
-            Ok(answer) => (StatusCode::OK, answer.value, answer.next),
-            Err(refusal) => (refusal.status, json!({ "error": refusal.why }), None),
+        let mut response = match &outcome {
+            Ok(answer) => page(StatusCode::OK, &answer.value),
+            Err(refusal) => refuse(refusal),
         };
-        tracing::debug!(method = method.as_str(), path, status = status.as_u16(), "answered a management request");
-        let mut response = Response::new(Full::new(Bytes::from(value.to_string())).map_err(|never| match never {}).boxed());
-        *response.status_mut() = status;
-        response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
-        if let Some(next) = next.and_then(|next| HeaderValue::try_from(next).ok()) {
+        tracing::debug!(method = method.as_str(), path, status = response.status().as_u16(), "answered a management request");
+        if let Some(next) = outcome.ok().and_then(|answer| answer.next).and_then(|next| HeaderValue::try_from(next).ok()) {
             response.headers_mut().insert(header::LINK, next);
         }
         response
@@ -132,6 +132,7 @@ impl Office {
             (&Method::POST, "archive/flush") => answer(json!({ "packs": self.operations.archive_flush().await? })),
             (&Method::GET, "archive/packs") => answer(self.operations.archive_packs().await?),
             (&Method::GET, "archive/cost") => answer(self.operations.archive_cost().await?),
+            (&Method::POST, "import") => answer(self.import(request).await?),
             (&Method::POST, "restore") => self.restore(read(request).await?).await,
             _ if super::access::is_about(rest) => self.access(&method, rest, &query, request).await,
             (&Method::DELETE, rest) => match rest.strip_prefix("peers/").filter(|node| !node.is_empty()) {
@@ -358,6 +359,17 @@ struct AskJoin {
 #[derive(serde::Deserialize)]
 struct AskRestore {
     url: String,
+}
+
+fn page(status: StatusCode, value: &Value) -> Response<Body> {
+    let mut response = Response::new(Full::new(Bytes::from(value.to_string())).map_err(|never| match never {}).boxed());
+    *response.status_mut() = status;
+    response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
+    response
+}
+
+fn refuse(refusal: &Refusal) -> Response<Body> {
+    page(refusal.status, &json!({ "error": refusal.why }))
 }
 
 pub(super) fn unknown(path: &str) -> Refusal {

@@ -34,9 +34,11 @@ mod api;
 mod aside;
 mod public;
 mod socket;
+mod transfer;
 
 pub use public::public;
 pub use socket::start;
+pub(crate) use transfer::{BLOBS_HEADER, IMAGES_HEADER, TAIL_HEADER};
 
 /// Commands that reach beyond the store; implemented by `node`. Errors are full sentences for people (`anyhow` chains, shown with `{:#}`).
 pub trait Operations: Send + Sync + 'static {
@@ -62,6 +64,10 @@ pub trait Operations: Send + Sync + 'static {
     fn archive_cost(&self) -> BoxFuture<'_, anyhow::Result<archive::Cost>>;
     /// Reads a bucket's metadata into this empty node; returns when pulls are served.
     fn restore<'a>(&'a self, url: &'a str) -> BoxFuture<'a, anyhow::Result<archive::Restored>>;
+    /// Lays out a file with these images.
+    fn archive_export(&self, choices: Vec<archive::Choice>) -> BoxFuture<'_, anyhow::Result<archive::Export>>;
+    /// Takes in such a file of `size` bytes, of which the last `tail` come first.
+    fn archive_import(&self, size: u64, tail: u64, stream: archive::Incoming) -> BoxFuture<'_, anyhow::Result<archive::Imported>>;
     /// Does a round of garbage collection, or says what it would do.
     fn gc(&self, dry_run: bool) -> BoxFuture<'_, anyhow::Result<upkeep::Report>>;
     /// Reads everything that is kept and compares it with what it was.

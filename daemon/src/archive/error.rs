@@ -92,6 +92,30 @@ pub enum Error {
         /// Their ids, in hex.
         clusters: Vec<String>,
     },
+    /// Something that was asked for is not there.
+    #[error("export {image}: {why}")]
+    Image {
+        /// As it was asked for, or which part of it.
+        image: String,
+        /// What is wrong with it.
+        why: String,
+    },
+    /// More than one pack holds.
+    #[error("export: {count} {what} and more, a pack holds at most {max}; export fewer images at a time")]
+    TooMuch {
+        /// Of what.
+        what: &'static str,
+        /// How many there are, or how many there were when it was given up.
+        count: usize,
+        /// How many there may be.
+        max: usize,
+    },
+    /// A file that can't be taken in.
+    #[error("import: {why}")]
+    Import {
+        /// What is wrong with it, and what to do.
+        why: String,
+    },
 }
 
 impl From<crate::store::Error> for Error {

@@ -48,8 +48,10 @@ mod body;
 mod bucket;
 mod directory;
 mod error;
+mod export;
 mod fill;
 mod hurry;
+mod import;
 mod keys;
 mod ledger;
 mod plan;
@@ -58,11 +60,15 @@ mod restore;
 mod s3;
 #[cfg(test)]
 mod tests;
+mod unpack;
 mod writer;
 
 pub use error::Error;
+pub use export::{Choice, Export};
 pub use hurry::Unarchived;
+pub use import::{Imported, Incoming};
 pub use ledger::Requests;
+pub use unpack::{Unpacked, unpack};
 
 /// Packs read from the store at a time: each lists its blobs.
 const PACKS_PAGE: usize = 16;

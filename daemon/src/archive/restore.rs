@@ -241,7 +241,7 @@ async fn read_pack(bucket: &dyn Bucket, id: PackId, listed: &Listed) -> Result<(
 }
 
 /// Whether a signature is a node's: its id is its public key.
-fn verify(node: &NodeId, bytes: &[u8], signature: &[u8; 64]) -> bool {
+pub(super) fn verify(node: &NodeId, bytes: &[u8], signature: &[u8; 64]) -> bool {
     UnparsedPublicKey::new(&ED25519, &node.0).verify(bytes, signature).is_ok()
 }
 

@@ -366,7 +366,7 @@ impl Inner {
     }
 
     /// Brings a blob onto this disk; `None` when nobody has it.
-    async fn ensure(&self, digest: Digest, link: Link) -> Result<Option<Link>, Error> {
+    pub(super) async fn ensure(&self, digest: Digest, link: Link) -> Result<Option<Link>, Error> {
         let here = self.store.run(move |store| store.blob(&digest)).await?;
         let (None, Some(ensure)) = (here, self.ensure.get()) else { return Ok(here) };
         let patience = ENSURE_TIMEOUT + Duration::from_secs(link.size / ENSURE_PACE_MIN);
@@ -500,7 +500,7 @@ struct Rotten {
 }
 
 /// Opens blobs of a store for a pack's body.
-fn open_blob(store: Store) -> OpenBlob {
+pub(super) fn open_blob(store: Store) -> OpenBlob {
     Arc::new(move |digest| match store.open_blob(digest) {
         Ok(Some(content)) => Ok(content),
         Ok(None) => Err(io::Error::new(io::ErrorKind::NotFound, format!("blob {digest} is no longer on this disk"))),

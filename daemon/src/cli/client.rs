@@ -4,15 +4,22 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use bytes::Bytes;
+use futures_util::stream;
 use http::{Method, Request, StatusCode, header};
-use http_body_util::{BodyExt, Full, Limited};
+use http_body::Frame;
+use http_body_util::{BodyExt, Full, Limited, StreamBody};
+use hyper::body::Incoming;
 use hyper_util::rt::TokioIo;
 use serde::de::DeserializeOwned;
 use tokio::net::UnixStream;
 
+use crate::admin::{BLOBS_HEADER, IMAGES_HEADER, TAIL_HEADER};
+
 /// A million tags are less than half of it.
 const ANSWER_SIZE_MAX: usize = 512 * 1024 * 1024;
 const SOCKET: &str = "larder.sock";
+/// Bytes of a file sent at a time.
+const PIECE_SIZE: usize = 256 << 10;
 
 /// The daemon, wherever it is.
 #[derive(Debug)]
@@ -25,6 +32,21 @@ pub(super) struct Client {
 pub(super) struct Answer {
     text: Bytes,
     question: String,
+}
+
+/// A file that the daemon makes.
+#[derive(Debug)]
+pub(super) struct Download {
+    /// Bytes.
+    pub(super) size: u64,
+    /// Images in it.
+    pub(super) images: u64,
+    /// Blobs in it.
+    pub(super) blobs: u64,
+    body: Incoming,
+    question: String,
+    // It lives as long as it is read from.
+    _connection: tokio::task::JoinHandle<hyper::Result<()>>,
 }
 
 /// Why there is no answer.
@@ -97,6 +119,73 @@ impl Client {
         self.ask(Method::DELETE, path, None).await
     }
 
+    /// Has a file made; it is not read before [`Download::save`].
+    pub(super) async fn download(&self, path: &str, body: serde_json::Value) -> Result<Download, Error> {
+        let question = format!("POST {path}");
+        let broken = |why: &dyn std::fmt::Display| Error::Broken { question: question.clone(), why: why.to_string() };
+        let stream = self.connect().await?;
+        let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.map_err(|why| broken(&why))?;
+        let connection = tokio::spawn(connection);
+        let request =
+            Request::post(format!("/api/v1/{path}")).header(header::HOST, "larder").header(header::CONTENT_TYPE, "application/json");
+        let request = request.body(Full::new(Bytes::from(body.to_string()))).map_err(|why| broken(&why))?;
+        let answer = sender.send_request(request).await.map_err(|why| broken(&why))?;
+        let number = |name: &str| answer.headers().get(name).and_then(|value| value.to_str().ok()?.parse().ok()).unwrap_or(0);
+        let (size, images, blobs) = (number(header::CONTENT_LENGTH.as_str()), number(IMAGES_HEADER), number(BLOBS_HEADER));
+        let (status, body) = (answer.status(), answer.into_body());
+        if !status.is_success() {
+            let text = Limited::new(body, ANSWER_SIZE_MAX).collect().await.map_err(|why| broken(&why))?.to_bytes();
+            return Err(refused(status, &text));
+        }
+        Ok(Download { size, images, blobs, body, question, _connection: connection })
+    }
+
+    /// Sends a file of `size` bytes, of which the last `tail` come first; `read` gives the next bytes of it.
+    pub(super) async fn upload(
+        &self,
+        path: &str,
+        size: u64,
+        tail: u64,
+        mut read: impl FnMut(&mut [u8]) -> io::Result<usize>,
+    ) -> Result<Answer, Error> {
+        let question = format!("POST {path}");
+        let broken = |why: &dyn std::fmt::Display| Error::Broken { question: question.clone(), why: why.to_string() };
+        let stream = self.connect().await?;
+        let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.map_err(|why| broken(&why))?;
+        let connection = tokio::spawn(connection);
+        let (pieces, body) = tokio::sync::mpsc::channel::<io::Result<Frame<Bytes>>>(1);
+        let body = StreamBody::new(stream::unfold(body, |mut body| async move { body.recv().await.map(|piece| (piece, body)) }));
+        let request = Request::post(format!("/api/v1/{path}")).header(header::HOST, "larder").header(header::CONTENT_LENGTH, size);
+        let request = request.header(TAIL_HEADER, tail).body(body).map_err(|why| broken(&why))?;
+        let sending = async move {
+            let mut buffer = vec![0; PIECE_SIZE];
+            loop {
+                // This thread has nothing else to do.
+                let piece = match read(&mut buffer) {
+                    Ok(0) => return,
+                    Ok(length) => Ok(Frame::data(Bytes::copy_from_slice(&buffer[..length]))),
+                    Err(error) => Err(error),
+                };
+                let is_last = piece.is_err();
+                // The daemon may have said no before it saw everything.
+                if pieces.send(piece).await.is_err() || is_last {
+                    return;
+                }
+            }
+        };
+        let asking = sender.send_request(request);
+        tokio::pin!(sending, asking);
+        let answer = tokio::select! {
+            answer = &mut asking => answer,
+            () = &mut sending => asking.await,
+        };
+        let answer = answer.map_err(|why| broken(&why))?;
+        let status = answer.status();
+        let text = Limited::new(answer.into_body(), ANSWER_SIZE_MAX).collect().await.map_err(|why| broken(&why))?.to_bytes();
+        connection.abort();
+        if status.is_success() { Ok(Answer { text, question }) } else { Err(refused(status, &text)) }
+    }
+
     async fn ask(&self, method: Method, path: &str, body: Option<serde_json::Value>) -> Result<Answer, Error> {
         let question = format!("{method} {path}");
         let broken = |why: &dyn std::fmt::Display| Error::Broken { question: question.clone(), why: why.to_string() };
@@ -148,6 +237,21 @@ impl Client {
             _ => "larder serve".to_owned(),
         };
         Error::NotRunning { tried, start }
+    }
+}
+
+impl Download {
+    /// Hands the file to `write`, piece by piece.
+    pub(super) async fn save(mut self, mut write: impl FnMut(&[u8]) -> io::Result<()>) -> anyhow::Result<()> {
+        let broken = |why: &dyn std::fmt::Display| Error::Broken { question: self.question.clone(), why: why.to_string() };
+        let mut left = self.size;
+        while let Some(frame) = self.body.frame().await {
+            if let Ok(bytes) = frame.map_err(|why| broken(&why))?.into_data() {
+                left = left.saturating_sub(bytes.len() as u64);
+                write(&bytes)?;
+            }
+        }
+        if left > 0 { Err(broken(&format!("{left} bytes are missing")).into()) } else { Ok(()) }
     }
 }
 

@@ -36,6 +36,7 @@ mod setup;
 mod status;
 mod table;
 mod tag;
+mod transfer;
 
 use client::Client;
 
@@ -103,6 +104,12 @@ enum Command {
     Scrub(scrub::Scrub),
     /// Bring a bucket's content back on a node that has none
     Restore(restore::Restore),
+    /// Write images into a file, for a place without a network
+    Export(transfer::Export),
+    /// Take in a file that `larder export` wrote
+    Import(transfer::Import),
+    /// Unpack an exported file, or a pack from a bucket, into a folder
+    Unpack(transfer::Unpack),
     /// Say which node's registry is nearest from here
     Nearest(nearest::Nearest),
     /// Print or install the configuration of a client on this host
@@ -160,6 +167,7 @@ impl Command {
             Self::Serve(serve) => serve.run(context),
             Self::CheckConfig(check) => check.run(context, out),
             Self::Nearest(nearest) => nearest.run(out),
+            Self::Unpack(unpack) => unpack.run(out),
             Self::Setup(setup) => setup.run(context, out),
             Self::Completions(completions) => completions.run(out),
             Self::Man(man) => man.run(out),
@@ -188,7 +196,15 @@ impl Command {
             Self::Gc(gc) => gc.run(client, out).await,
             Self::Scrub(scrub) => scrub.run(client, out).await,
             Self::Restore(restore) => restore.run(client, out).await,
-            Self::Serve(_) | Self::CheckConfig(_) | Self::Nearest(_) | Self::Setup(_) | Self::Completions(_) | Self::Man(_) => {
+            Self::Export(export) => export.run(client, out).await,
+            Self::Import(import) => import.run(client, out).await,
+            Self::Serve(_)
+            | Self::CheckConfig(_)
+            | Self::Nearest(_)
+            | Self::Unpack(_)
+            | Self::Setup(_)
+            | Self::Completions(_)
+            | Self::Man(_) => {
                 unreachable!("these ask no daemon, and ran in `run`")
             }
         }

@@ -82,6 +82,14 @@ impl Operations for NodeOperations {
         Box::pin(async move { self.archive.cost().await.context("read the ledger") })
     }
 
+    fn archive_export(&self, choices: Vec<archive::Choice>) -> BoxFuture<'_, Result<archive::Export>> {
+        Box::pin(async move { Ok(self.archive.export(choices).await?) })
+    }
+
+    fn archive_import(&self, size: u64, tail: u64, stream: archive::Incoming) -> BoxFuture<'_, Result<archive::Imported>> {
+        Box::pin(async move { Ok(self.archive.import(size, tail, stream).await?) })
+    }
+
     fn restore<'a>(&'a self, url: &'a str) -> BoxFuture<'a, Result<archive::Restored>> {
         Box::pin(async move { self.archive.restore(url).await.with_context(|| format!("restore from {url}")) })
     }
