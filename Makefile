@@ -40,9 +40,9 @@ sim: ## every simulation of the logic between nodes with 100,000 seeds; SIM_SEED
 	packaging/setup build
 	SIM_SEEDS=$(SIM_SEEDS) cargo test $(profile) -p larder --lib peers:: -- --nocapture
 
-bench: ## the figures of the design, as tables
+bench: ## the figures of the design, and beside docker-registry and nginx, as tables; BENCH_ONLY, BENCH_SECONDS
 	packaging/setup test
-	cargo test $(profile) -p larder --test bench -- --nocapture
+	cargo test $(profile) -p larder --test bench -- --nocapture --include-ignored --test-threads=1
 
 bench-cluster: ## the same of many nodes with a network between them; needs root; BENCH_QUICK, BENCH_MIB
 	packaging/setup test

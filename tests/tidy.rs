@@ -26,7 +26,7 @@ const IMPORTS: [(&str, &[&str]); 8] = [
 /// All rooms, and what only the top may name.
 const ROOMS: [&str; 10] = ["auth", "store", "archive", "peers", "lookup", "registry", "upkeep", "admin", "node", "cli"];
 /// A dependency, and the only places of the daemon that may name it.
-const DOORS: [(&str, &[&str]); 11] = [
+const DOORS: [(&str, &[&str]); 15] = [
     ("rocksdb", &["store/index.rs"]),
     ("quinn", &["peers/endpoint.rs"]),
     ("foca", &["peers/liveness.rs"]),
@@ -37,6 +37,10 @@ const DOORS: [(&str, &[&str]); 11] = [
     ("hyper", &["registry/", "admin/", "cli/"]),
     ("hyper_rustls", &["auth/fetch.rs"]),
     ("jsonwebtoken", &["auth/keys.rs"]),
+    ("tokio_rustls", &["tls/"]),
+    ("instant_acme", &["tls/acme.rs"]),
+    ("x509_parser", &["tls/"]),
+    ("rcgen", &["tls/"]),
     ("bincode", &[]),
 ];
 /// What the protocol must not know: it has no sockets, no files, no clock.

@@ -178,6 +178,16 @@ pub struct Metrics {
     pub gc_blobs: Counter,
     /// Their bytes.
     pub gc_bytes: Counter,
+    /// When the front door's certificate ends, in seconds since 1970.
+    pub tls_certificate_expires: Gauge,
+    /// Handshakes with clients that failed.
+    pub tls_handshakes_failed: Counter,
+    /// Connections refused because their address had too many.
+    pub refused_connections: Counter,
+    /// Requests answered with 429 because too many were under way.
+    pub refused_requests: Counter,
+    /// Connections whose client took no answer, or gave up too many requests.
+    pub dropped_connections: Counter,
 }
 
 impl Default for Metrics {
@@ -245,6 +255,13 @@ impl Default for Metrics {
         let scrub_finished: Gauge = metric!("scrub_finished_timestamp", "When the last cycle of the scrub ended, seconds since 1970");
         let gc_blobs: Counter = metric!("gc_blobs", "Blobs that the garbage collector took off the disk");
         let gc_bytes: Counter = metric!("gc", "Bytes that the garbage collector took off the disk", bytes);
+        let tls_certificate_expires: Gauge =
+            metric!("tls_certificate_expires_timestamp", "When the certificate of the registry ends, seconds since 1970");
+        let tls_handshakes_failed: Counter = metric!("tls_handshakes_failed", "Handshakes with clients that failed");
+        let refused_connections: Counter = metric!("refused_connections", "Connections refused: their address had too many");
+        let refused_requests: Counter = metric!("refused_requests", "Requests answered with 429: too many were under way");
+        let dropped_connections: Counter =
+            metric!("dropped_connections", "Connections dropped: answers not taken, or too many requests given up");
         let disk_capacity_bytes: Gauge<u64, AtomicU64> =
             metric!("disk_capacity", "Bytes that may be taken: of the file system, or store.size_max", bytes);
         let disk_free_bytes: Gauge<u64, AtomicU64> = metric!("disk_free", "Free bytes of the file system", bytes);
@@ -304,6 +321,11 @@ impl Default for Metrics {
             evicted_bytes,
             gc_blobs,
             gc_bytes,
+            tls_certificate_expires,
+            tls_handshakes_failed,
+            refused_connections,
+            refused_requests,
+            dropped_connections,
         }
     }
 }

@@ -1,7 +1,13 @@
 //! The figures that we promise, measured: a table for people, JSON for machines.
 //!
 //! Requests are counted by the S3 server and memory by the kernel: nothing here is what the daemon says about itself. The JSON
-//! goes to larder.json in the folder `$BENCH_OUT`, or else in `<target>/bench`. A figure above its goal fails the run.
+//! goes to larder.json in the folder `$BENCH_OUT`, or else in `<target>/bench`. A figure above its goal fails the run. What other
+//! registries do on the same machine is in [`contest`].
+
+mod contest;
+mod contestants;
+mod loads;
+mod wire;
 
 use larder_harness::s3::Operation;
 use larder_harness::{Content, CountingS3, Figure, Image, Node, Registry, figures};

@@ -4,6 +4,7 @@
 //! each a few times one after the other, and the median counts, so that one lost packet says nothing.
 
 use std::io::Write;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, bail};
@@ -13,12 +14,14 @@ use http::{Request, StatusCode, header};
 use http_body_util::{BodyExt, Empty, Limited};
 use hyper_util::rt::TokioIo;
 use serde_json::json;
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 
 use super::Format;
 use super::table::{Align, Table};
 use crate::config;
+use crate::tls;
 
 /// How often each address is asked.
 const TRIES: usize = 5;
@@ -39,8 +42,24 @@ pub(super) struct Nearest {
     /// Where the nodes' registries are
     #[arg(required = true, value_name = "HOST:PORT", value_parser = address)]
     addresses: Vec<String>,
+    /// They speak TLS
+    #[arg(long)]
+    tls: bool,
+    /// Who vouches for their certificates, when that is no public authority (PEM); says that they speak TLS
+    #[arg(long, value_name = "FILE")]
+    ca: Option<PathBuf>,
     #[command(flatten)]
     format: Format,
+}
+
+/// How nodes are spoken to.
+pub(super) struct Way(Option<tls::Connector>);
+
+impl Way {
+    /// With TLS or without; with whom to trust beside the system's authorities.
+    pub(super) fn new(is_tls: bool, ca: Option<&Path>) -> anyhow::Result<Self> {
+        Ok(Self(if is_tls { Some(tls::connector(ca)?) } else { None }))
+    }
 }
 
 /// What was measured of one address.
@@ -58,24 +77,28 @@ pub(super) fn address(text: &str) -> Result<String, String> {
 
 impl Nearest {
     pub(super) fn run(self, out: &mut dyn Write) -> anyhow::Result<()> {
-        let measured = measure(&self.addresses)?;
+        let way = Way::new(self.tls || self.ca.is_some(), self.ca.as_deref())?;
+        let measured = measure(&self.addresses, &way)?;
         let text = if self.format.json { as_json(&measured) } else { as_table(&measured) };
         out.write_all(text.as_bytes()).and_then(|()| out.flush()).context("write to standard output")?;
         if measured.iter().all(|measured| measured.time.is_err()) {
-            bail!("no node answers at {}; check the addresses, and that their ports are open for TCP", self.addresses.join(", "));
+            bail!(
+                "no node answers at {}; check the addresses, that their ports are open for TCP, and whether they speak TLS (--tls, --ca)",
+                self.addresses.join(", ")
+            );
         }
         Ok(())
     }
 }
 
 /// Measures all addresses; the nearest first, those that don't answer last.
-pub(super) fn measure(addresses: &[String]) -> anyhow::Result<Vec<Measured>> {
+pub(super) fn measure(addresses: &[String], way: &Way) -> anyhow::Result<Vec<Measured>> {
     if addresses.len() > ADDRESSES_MAX {
         bail!("measure {} addresses: at most {ADDRESSES_MAX} are asked at a time", addresses.len());
     }
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().context("start the measuring")?;
     let each = addresses.iter().map(|address| async move {
-        let time = timeout(PATIENCE_TOTAL, measure_one(address)).await;
+        let time = timeout(PATIENCE_TOTAL, measure_one(address, way)).await;
         let time = time.unwrap_or_else(|_| Err(format!("not measured within {PATIENCE_TOTAL:?}")));
         Measured { address: address.clone(), time }
     });
@@ -86,11 +109,25 @@ pub(super) fn measure(addresses: &[String]) -> anyhow::Result<Vec<Measured>> {
     Ok(measured)
 }
 
-async fn measure_one(address: &str) -> Result<Duration, String> {
+async fn measure_one(address: &str, way: &Way) -> Result<Duration, String> {
     let connected = timeout(PATIENCE, TcpStream::connect(address)).await;
     let stream = connected.map_err(|_| format!("no connection within {PATIENCE:?}"))?.map_err(|error| error.to_string())?;
     // Else the second question would wait for the answer to the first one's packets.
     stream.set_nodelay(true).map_err(|error| error.to_string())?;
+    match &way.0 {
+        None => measure_over(address, stream).await,
+        Some(connector) => {
+            let stream = timeout(PATIENCE, tls::connect(connector, address, stream)).await;
+            measure_over(address, stream.map_err(|_| format!("no handshake within {PATIENCE:?}"))?.map_err(|error| error.to_string())?)
+                .await
+        }
+    }
+}
+
+async fn measure_over<S>(address: &str, stream: S) -> Result<Duration, String>
+where
+    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+{
     let (mut client, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.map_err(|error| error.to_string())?;
     let asking = async {
         let mut times = Vec::new();
@@ -177,7 +214,8 @@ mod tests {
         let closed = TcpListener::bind("127.0.0.1:0").and_then(|gone| gone.local_addr()).expect("a free port").to_string();
         let silent_address = silent.local_addr().expect("bound").to_string();
         let begun = Instant::now();
-        let measured = measure(&[closed.clone(), far.clone(), web.clone(), silent_address.clone(), near.clone()]).expect("measured");
+        let measured =
+            measure(&[closed.clone(), far.clone(), web.clone(), silent_address.clone(), near.clone()], &Way(None)).expect("measured");
         assert!(begun.elapsed() < PATIENCE_TOTAL + Duration::from_secs(2), "bounded in time");
         let order: Vec<_> = measured.iter().map(|measured| measured.address.clone()).collect();
         assert_eq!(order, [near, far, closed, web, silent_address]);
@@ -193,9 +231,9 @@ mod tests {
     fn nobody_there_is_a_failure() {
         let closed = TcpListener::bind("127.0.0.1:0").and_then(|gone| gone.local_addr()).expect("a free port").to_string();
         let mut out = Vec::new();
-        let nearest = Nearest { addresses: vec![closed.clone()], format: Format { json: false } };
+        let nearest = Nearest { addresses: vec![closed.clone()], tls: false, ca: None, format: Format { json: false } };
         let error = nearest.run(&mut out).expect_err("nobody");
         assert!(error.to_string().contains(&closed) && String::from_utf8_lossy(&out).contains(&closed), "{error}");
-        assert!(measure(&vec![closed; ADDRESSES_MAX + 1]).is_err());
+        assert!(measure(&vec![closed; ADDRESSES_MAX + 1], &Way(None)).is_err());
     }
 }

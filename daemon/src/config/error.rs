@@ -167,9 +167,42 @@ pub enum Fault {
     /// Plain HTTP that others can reach.
     #[error(
         "other hosts can reach this address, and plain HTTP lets everybody on the way read and change images; set http.insecure = true if \
-         that is wanted, or listen on 127.0.0.1 behind a TLS proxy"
+         that is wanted, give it a certificate in [tls] or [acme], or listen on 127.0.0.1 behind a TLS proxy"
     )]
     PlainHttp,
+    /// TLS was asked for, and none.
+    #[error("the registry has a certificate and speaks TLS only, so that nothing is insecure; take this out, or the certificate")]
+    InsecureTls,
+    /// One half of two.
+    #[error("this is of no use without {other}; set that too")]
+    Lonely {
+        /// The other half.
+        other: &'static str,
+    },
+    /// A certificate in a file, and one that an authority gives.
+    #[error("a certificate is named in tls.certificate as well; a node has one or the other")]
+    TwoCertificates,
+    /// An account with an authority needs a person's consent.
+    #[error("the authority in acme.directory wants its terms of service agreed to; read them, and set acme.terms_agreed = true")]
+    Terms,
+    /// Certificates of clients over plain HTTP.
+    #[error("clients can show certificates only over TLS; set tls.certificate and tls.key, or acme.domains")]
+    ClientsWithoutTls,
+    /// An address that says the opposite.
+    #[error("this begins with http:// and the registry speaks TLS; write https://")]
+    PlainPublicUrl,
+    /// No name of a host.
+    #[error("an authority signs whole names of hosts, such as registry.example.org; no addresses, no stars")]
+    Domain,
+    /// No address of mail.
+    #[error("this is no mail address")]
+    Email,
+    /// No address of an authority.
+    #[error("an authority is reached under https://")]
+    Directory,
+    /// No path.
+    #[error("a path has no control characters")]
+    Path,
     /// An address that can be listened on, but not dialed.
     #[error("other nodes can't dial this address; say in peers.advertise what they can dial: [\"build-07.example.org:5000\"]")]
     Undialable,

@@ -11,6 +11,7 @@ use toml::de::{DeTable, DeValue};
 use super::auth;
 use super::retention;
 use super::settings::{self, Draft, SETTINGS, Setting};
+use super::tls;
 use super::value::Value;
 use super::{ARCHIVE_FOLDER, Ack, ArchiveUrl, Config, Error, Fault, Flags, Place};
 
@@ -175,8 +176,8 @@ impl Layers {
     /// What only shows when all settings are known.
     fn finish(mut self) -> Result<Config, Error> {
         let config = &self.draft.config;
-        if !config.http.listen.ip().is_loopback() && !config.http.insecure {
-            return Err(self.fault("http.listen", Fault::PlainHttp));
+        if let Err((key, fault)) = tls::check(&config.http, &config.tls, &config.acme) {
+            return Err(self.fault(key, fault));
         }
         if self.draft.archive_in_data_dir && config.archive.endpoint.is_some() {
             return Err(self.fault("archive.endpoint", Fault::NoBucket));

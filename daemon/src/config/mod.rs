@@ -36,6 +36,7 @@ mod retention;
 mod settings;
 #[cfg(test)]
 mod tests;
+mod tls;
 mod url;
 mod value;
 
@@ -43,6 +44,7 @@ pub use auth::{AuditLevel, Auth, KeySource, Oidc, TokenServer, is_trusted_url};
 pub use error::{Error, Fault, Place};
 pub use records::Records;
 pub use retention::Retention;
+pub use tls::{Acme, AcmeChallenge, ClientCertificates, Tls};
 pub use url::{ArchiveUrl, ArchiveUrlFault};
 pub use value::{duration, is_host_port, size};
 
@@ -75,6 +77,10 @@ pub struct Config {
     pub node: Node,
     /// The front door.
     pub http: Http,
+    /// How it proves who it is.
+    pub tls: Tls,
+    /// Who signs its certificate by itself.
+    pub acme: Acme,
     /// The disk.
     pub store: Store,
     /// Limits of the registry.
@@ -123,6 +129,12 @@ pub struct Http {
     pub public_url: Option<String>,
     /// Most connections at a time.
     pub connections_max: usize,
+    /// Most of them from one address.
+    pub connections_per_client_max: usize,
+    /// Most requests that are under way at a time.
+    pub requests_max: usize,
+    /// Most of them from one address.
+    pub requests_per_client_max: usize,
     /// A request's head must be here by then.
     pub header_timeout: Duration,
     /// A body that makes no progress for so long is given up.
@@ -304,10 +316,15 @@ impl Default for Config {
                 insecure: false,
                 public_url: None,
                 connections_max: 4096,
+                connections_per_client_max: 1024,
+                requests_max: 4096,
+                requests_per_client_max: 1024,
                 header_timeout: Duration::from_secs(10),
                 idle_timeout: Duration::from_secs(60),
                 shutdown_grace: Duration::from_secs(30),
             },
+            tls: Tls::default(),
+            acme: Acme::default(),
             store: Store { durability: Durability::Strict, size_max: None, reserve: None, high_water: 90, low_water: 80, pins: Vec::new() },
             registry: Registry {
                 manifest_size_max: 4 * MIB,

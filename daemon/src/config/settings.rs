@@ -6,7 +6,7 @@
 use std::path::PathBuf;
 
 use super::value::{Value, is_host_port, is_name};
-use super::{Ack, AuditLevel, Config, Durability, Fault, LogFormat, MIB, auth};
+use super::{Ack, AcmeChallenge, AuditLevel, ClientCertificates, Config, Durability, Fault, LogFormat, MIB, auth, tls};
 use crate::glob::Pattern;
 
 /// The configuration while it is put together.
@@ -59,9 +59,29 @@ pub(super) const SETTINGS: &[Setting] = settings! {
     "http.insecure" => |draft, value| draft.config.http.insecure = value.boolean()?;
     "http.public_url" => |draft, value| draft.config.http.public_url = value.url()?;
     "http.connections_max" => |draft, value| draft.config.http.connections_max = value.number(1, 1_000_000)?;
+    "http.connections_per_client_max" => |draft, value| draft.config.http.connections_per_client_max = value.number(1, 1_000_000)?;
+    "http.requests_max" => |draft, value| draft.config.http.requests_max = value.number(1, 1_000_000)?;
+    "http.requests_per_client_max" => |draft, value| draft.config.http.requests_per_client_max = value.number(1, 1_000_000)?;
     "http.header_timeout" => |draft, value| draft.config.http.header_timeout = value.duration("100ms", "1h")?;
     "http.idle_timeout" => |draft, value| draft.config.http.idle_timeout = value.duration("100ms", "1d")?;
     "http.shutdown_grace" => |draft, value| draft.config.http.shutdown_grace = value.duration("0s", "1d")?;
+    "tls.certificate" => |draft, value| draft.config.tls.certificate = tls::file(value)?;
+    "tls.key" => |draft, value| draft.config.tls.key = tls::file(value)?;
+    "tls.client_ca" => |draft, value| draft.config.tls.client_ca = tls::file(value)?;
+    "tls.client_certificates" => |draft, value| {
+        let choices = [ClientCertificates::Optional, ClientCertificates::Required];
+        draft.config.tls.client_certificates = value.choice(&["optional", "required"], &choices)?;
+    };
+    "acme.domains" => |draft, value| draft.config.acme.domains = tls::domains(value)?;
+    "acme.terms_agreed" => |draft, value| draft.config.acme.terms_agreed = value.boolean()?;
+    "acme.email" => |draft, value| draft.config.acme.email = tls::email(value)?;
+    "acme.directory" => |draft, value| draft.config.acme.directory = tls::directory(value)?;
+    "acme.challenge" => |draft, value| {
+        let choices = [AcmeChallenge::Http01, AcmeChallenge::TlsAlpn01];
+        draft.config.acme.challenge = value.choice(&["http-01", "tls-alpn-01"], &choices)?;
+    };
+    "acme.http_listen" => |draft, value| draft.config.acme.http_listen = value.address()?;
+    "acme.ca" => |draft, value| draft.config.acme.ca = tls::file(value)?;
     "store.durability" => |draft, value| {
         draft.config.store.durability = value.choice(&["strict", "relaxed"], &[Durability::Strict, Durability::Relaxed])?;
     };
@@ -281,7 +301,8 @@ mod tests {
         assert_eq!(near_key("peers", "pack_size"), some("pack_size in section [archive]"));
         assert_eq!(near_key("", "durability"), some("durability in section [store]"));
         assert_eq!(near_key("http", "data_dir"), some("data_dir, above the first section"));
-        assert_eq!(near_key("http", "certificate"), None);
+        assert_eq!(near_key("http", "certificate"), some("certificate in section [tls]"));
+        assert_eq!(near_key("http", "something"), None);
         assert_eq!(near_section("peer"), some("[peers]"));
         assert_eq!(near_section("authentication"), None);
         assert_eq!(near_variable("LARDER_HTTP__LISTN"), some("LARDER_HTTP__LISTEN"));

@@ -20,13 +20,15 @@ use tokio::signal::unix::{SignalKind, signal};
 use crate::admin;
 use crate::archive::Archive;
 use crate::auth::Auth;
-use crate::config::Config;
+use crate::config::{AcmeChallenge, Config};
 use crate::lookup::Lookup;
 use crate::peers::{Identity, Peers};
 use crate::registry;
 use crate::store::{self, DataFolder, Store};
 use crate::tasks::Tasks;
 use crate::telemetry::Metrics;
+use crate::tls::acme::Acme;
+use crate::tls::{self, Tls};
 use crate::upkeep::{Evictor, Gc, Scrub};
 
 mod operations;
@@ -116,6 +118,7 @@ impl Node {
         let listener = TcpListener::bind(listen)
             .await
             .with_context(|| format!("listen on {listen}; stop the program that has the port, or choose another with --listen"))?;
+        let tls = open_tls(&config, &tasks, &metrics).await?;
         let ready = Arc::new(AtomicBool::new(true));
         let operations = Arc::new(NodeOperations::new(peers.clone(), archive, (gc, scrub), Arc::clone(&metrics), Arc::clone(&ready)));
         let about = admin::About { node: identity.node(), name: config.node.name.clone(), zone: config.node.zone.clone() };
@@ -123,9 +126,10 @@ impl Node {
         admin::start(&socket, about, (store.clone(), auth.clone()), operations.clone(), &tasks)
             .with_context(|| format!("open the command socket {}", socket.display()))?;
         let elsewhere = admin::public(operations, Arc::clone(&metrics));
-        registry::start(listener, &config, store.clone(), (lookup, auth), elsewhere, &tasks, metrics);
+        let scheme = if tls.is_some() { "https" } else { "http" };
+        registry::start((listener, tls), &config, store.clone(), (lookup, auth), elsewhere, &tasks, metrics);
 
-        tracing::info!(node = %identity.node(), data = %config.data_dir.display(), peers = %config.peers.listen, "listening on {listen}");
+        tracing::info!(node = %identity.node(), data = %config.data_dir.display(), peers = %config.peers.listen, "listening on {scheme}://{listen}");
         notify(&[sd_notify::NotifyState::Ready]);
         Ok(Self { store, peers, tasks, ready, grace: config.http.shutdown_grace })
     }
@@ -140,6 +144,31 @@ impl Node {
         self.peers.close().await;
         self.store.run(Store::close).await;
     }
+}
+
+/// Reads the certificate of the front door, or sees to it that there will be one; `None`: plain HTTP.
+async fn open_tls(config: &Config, tasks: &Tasks, metrics: &Arc<Metrics>) -> anyhow::Result<Option<Tls>> {
+    let tls = if !config.acme.domains.is_empty() {
+        let tls = Tls::open_acme(&config.tls, tls::acme::certificate_file(&config.data_dir), Arc::clone(metrics))?;
+        if config.acme.challenge == AcmeChallenge::Http01 {
+            let listen = config.acme.http_listen;
+            let listener = TcpListener::bind(listen).await.with_context(|| {
+                format!(
+                    "listen on {listen} for the authority; stop the program that has the port, or set acme.http_listen or acme.challenge"
+                )
+            })?;
+            tasks.core("challenges", registry::serve_challenges(listener, tls.challenges().clone(), tasks.stopping()));
+        }
+        let acme = Acme::open(&config.acme, &config.data_dir, tls.challenges().clone())?;
+        tasks.core("acme", acme.run(tasks.stopping()));
+        tls
+    } else if config.tls.certificate.is_some() {
+        Tls::open(&config.tls, Arc::clone(metrics))?
+    } else {
+        return Ok(None);
+    };
+    tasks.core("tls-reload", tls.clone().watch(tasks.stopping()));
+    Ok(Some(tls))
 }
 
 /// Opens what is on the disk, from the lock upwards.

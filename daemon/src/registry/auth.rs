@@ -44,7 +44,11 @@ enum Address {
     /// The configured one.
     Configured(String),
     /// The one that it listens on, for those who say that they speak to it.
-    Listening(String),
+    Listening {
+        /// `http` or `https`.
+        scheme: &'static str,
+        host: String,
+    },
     /// None.
     Unknown,
 }
@@ -59,7 +63,7 @@ impl Challenge {
         let address = match &config.http.public_url {
             Some(url) => Address::Configured(url.clone()),
             None if listen.ip().is_unspecified() => Address::Unknown,
-            None => Address::Listening(listen.to_string()),
+            None => Address::Listening { scheme: if config.speaks_tls() { "https" } else { "http" }, host: listen.to_string() },
         };
         Self { server, address }
     }
@@ -68,10 +72,10 @@ impl Challenge {
     pub(super) fn address(&self, headers: &HeaderMap) -> Option<String> {
         match &self.address {
             Address::Configured(url) => Some(url.clone()),
-            Address::Listening(host) if headers.get(header::HOST).is_some_and(|said| said.as_bytes() == host.as_bytes()) => {
-                Some(format!("http://{host}"))
+            Address::Listening { scheme, host } if headers.get(header::HOST).is_some_and(|said| said.as_bytes() == host.as_bytes()) => {
+                Some(format!("{scheme}://{host}"))
             }
-            Address::Listening(_) | Address::Unknown => None,
+            Address::Listening { .. } | Address::Unknown => None,
         }
     }
 
@@ -190,6 +194,8 @@ mod tests {
         for host in ["evil.example.org", "localhost:5000", "127.0.0.1:5000.evil.org", "\"", ""] {
             assert!(text(&config, host).starts_with("Basic "), "{host}");
         }
+        config.tls.certificate = Some("c".into());
+        assert_eq!(text(&config, "127.0.0.1:5000"), bearer.replace("http:", "https:"));
         config.http.listen = "0.0.0.0:5000".parse().expect("an address");
         assert!(text(&config, "0.0.0.0:5000").starts_with("Basic "));
         config.http.public_url = Some("https://r.example.org".to_owned());

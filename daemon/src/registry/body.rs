@@ -37,6 +37,8 @@ use crate::store::{self, BlobFile, Content, StagedReader};
 pub(super) const BATCH_SIZE: usize = 512 << 10;
 /// Bytes that a client must bring in each idle timeout.
 const PROGRESS_MIN: usize = 1 << 10;
+/// Frames in a row that carry nothing: in HTTP/2 they cost the client nine bytes each, and nothing of its window.
+const EMPTY_FRAMES_MAX: usize = 100;
 /// Most bytes of a refused body that are read and thrown away, and for how long.
 const DRAIN_SIZE_MAX: u64 = 16 << 20;
 const DRAIN_TIME_MAX: Duration = Duration::from_secs(5);
@@ -83,7 +85,7 @@ where
     /// `Stalled` when it makes no progress, `Broken` when it broke off. Cancel-safe.
     pub(super) async fn fill(&mut self, batch: &mut BytesMut) -> Result<(), Error> {
         self.asked = true;
-        let (mut since, mut progress) = (Instant::now(), 0);
+        let (mut since, mut progress, mut empty) = (Instant::now(), 0, 0);
         while batch.len() < BATCH_SIZE {
             let Some(body) = &mut self.body else { return Ok(()) };
             match timeout_at(since + self.idle, body.frame()).await {
@@ -96,6 +98,11 @@ where
                 Ok(Some(Ok(frame))) => {
                     // Trailers mean nothing here.
                     let Ok(data) = frame.into_data() else { continue };
+                    empty = if data.is_empty() { empty + 1 } else { 0 };
+                    if empty > EMPTY_FRAMES_MAX {
+                        self.body = None;
+                        return Err(Error::Broken { why: format!("{EMPTY_FRAMES_MAX} frames in a row carried nothing") });
+                    }
                     batch.extend_from_slice(&data);
                     progress += data.len();
                     if progress >= PROGRESS_MIN {
@@ -498,6 +505,21 @@ mod tests {
         let started = Instant::now();
         assert!(matches!(inflow.fill(&mut BytesMut::new()).await, Err(Error::Stalled { .. })));
         assert!(started.elapsed() >= IDLE);
+    }
+
+    #[tokio::test]
+    async fn s18_a_flood_of_empty_frames_is_cut_off() {
+        let (sender, receiver) = mpsc::channel(8);
+        let mut inflow = inflow(receiver);
+        let sent = tokio::spawn(async move {
+            let mut sent = 0;
+            while sent < 100 * EMPTY_FRAMES_MAX && sender.send(Ok(Frame::data(Bytes::new()))).await.is_ok() {
+                sent += 1;
+            }
+            sent
+        });
+        assert!(matches!(inflow.fill(&mut BytesMut::new()).await, Err(Error::Broken { .. })));
+        assert!(sent.await.unwrap() < 2 * EMPTY_FRAMES_MAX);
     }
 
     #[tokio::test]

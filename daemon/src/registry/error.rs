@@ -14,6 +14,7 @@ use serde_json::{Value, json};
 use super::Body;
 use super::body::whole;
 use crate::auth;
+use crate::limits::Refused;
 use crate::lookup::{self, NotSafe};
 use crate::store;
 
@@ -90,6 +91,9 @@ pub(super) enum Error {
     /// The body broke off, or was no HTTP.
     #[error("the body broke off: {why}")]
     Broken { why: String },
+    /// Too many requests are under way.
+    #[error("{}", too_many(.0))]
+    TooManyRequests(Refused),
     /// The store refused.
     #[error(transparent)]
     Store(#[from] store::Error),
@@ -230,6 +234,7 @@ impl Error {
                 refuse(StatusCode::TOO_MANY_REQUESTS, "TOOMANYREQUESTS").header(header::RETRY_AFTER, RETRY_BUSY_S)
             }
             Error::Identity(auth::Refused::Store(error)) | Error::Store(error) => of_store(error),
+            Error::TooManyRequests(_) => refuse(StatusCode::TOO_MANY_REQUESTS, "TOOMANYREQUESTS").header(header::RETRY_AFTER, RETRY_BUSY_S),
             Error::Lookup(lookup::Error::NotFound { .. }) => refuse(StatusCode::NOT_FOUND, "BLOB_UNKNOWN"),
             Error::Lookup(lookup::Error::Store { digest: _, source }) => of_fetch(source),
             Error::NotSafe(NotSafe::Store(error)) => of_store(error),
@@ -248,6 +253,13 @@ impl Error {
 /// How a session's progress is written: the first and the last byte that are there. An empty session says `0-0`, as other registries do.
 pub(super) fn uploaded(offset: u64) -> String {
     format!("0-{}", offset.saturating_sub(1))
+}
+
+fn too_many(refused: &Refused) -> String {
+    match refused {
+        Refused::Origin { limit } => format!("{limit} requests from this address are under way (http.requests_per_client_max); try again"),
+        Refused::Total { limit } => format!("{limit} requests are under way here (http.requests_max); try again, or another node"),
+    }
 }
 
 fn of_store(error: &store::Error) -> Refusal {
@@ -358,6 +370,7 @@ mod tests {
             (Error::ManifestUnknown { reference: "x".into() }, 404, "MANIFEST_UNKNOWN"),
             (Error::Encoded, 415, "UNSUPPORTED"),
             (Error::ManifestTooLarge { limit: 1 }, 413, "SIZE_INVALID"),
+            (Error::TooManyRequests(Refused::Origin { limit: 1 }), 429, "TOOMANYREQUESTS"),
             (Error::Stalled { seconds: 60 }, 408, "BLOB_UPLOAD_INVALID"),
             (store::Error::UploadUnknown.into(), 404, "BLOB_UPLOAD_UNKNOWN"),
             (store::Error::UploadBusy.into(), 409, "BLOB_UPLOAD_INVALID"),

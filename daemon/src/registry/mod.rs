@@ -1,8 +1,8 @@
-//! The front door: the OCI HTTP API, over plain HTTP/1.1.
+//! The front door: the OCI HTTP API, over plain HTTP/1.1, or over HTTP/1.1 and HTTP/2 in TLS.
 //!
 //! # How a request goes through
 //!
-//! [`server`] accepts connections, [`route`] turns a request line into a [`route::Route`] (from there on there are names and
+//! [`server`] accepts connections, [`connection`] watches over each, [`route`] turns a request line into a [`route::Route`] (from there on there are names and
 //! digests and no text), one function in [`uploads`], [`blobs`], [`manifests`], [`tags`] or [`referrers`] does it, and every failure
 //! leaves through [`error`]. Content comes in through [`body::Inflow`] and goes out through [`body::Outflow`].
 //!
@@ -40,15 +40,18 @@ use hyper::body::Incoming;
 
 use crate::auth::{Auth, Caller};
 use crate::config::Config;
+use crate::limits::{Share, Shares};
 use crate::lookup::Lookup;
 use crate::store::{self, Store};
 use crate::tasks::Tasks;
 use crate::telemetry::{HttpLabels, Metrics};
-use crate::tls::Client;
+use crate::tls::{Client, Tls};
 
 mod auth;
 mod blobs;
 mod body;
+mod challenges;
+mod connection;
 mod error;
 #[cfg(test)]
 mod fuzz;
@@ -65,6 +68,7 @@ mod token;
 mod uploads;
 
 use body::Inflow;
+pub use challenges::serve_challenges;
 use error::Error;
 use route::Route;
 
@@ -80,7 +84,7 @@ const EXPIRY_PERIOD_MIN: Duration = Duration::from_secs(1);
 /// Serves the registry on a listener until the tasks are told to stop; then requests in flight get `http.shutdown_grace`, and what
 /// is left is dropped. Also ends upload sessions older than `registry.upload_age_max`. Returns at once.
 pub fn start(
-    listener: tokio::net::TcpListener,
+    (listener, tls): (tokio::net::TcpListener, Option<Tls>),
     config: &Config,
     store: Store,
     (lookup, auth): (Lookup, Auth),
@@ -101,8 +105,9 @@ pub fn start(
         manifest_size_max: config.registry.manifest_size_max,
         blob_size_max: config.registry.blob_size_max,
         requests: AtomicU64::new(0),
+        under_way: Shares::new(config.http.requests_max, config.http.requests_per_client_max),
     };
-    tasks.core("registry", server::serve(listener, Arc::new(front), config.http.clone(), tasks.stopping()));
+    tasks.core("registry", server::serve(listener, Arc::new(front), config.http.clone(), tls, tasks.stopping()));
     let (age, stopping) = (config.registry.upload_age_max, tasks.stopping());
     tasks.core("upload-expiry", async move {
         let _ = stopping.run_until_cancelled(expire_uploads(store, age)).await;
@@ -137,6 +142,8 @@ struct Front {
     blob_size_max: u64,
     /// Numbers requests, so that a client's error and the log's cause find each other.
     requests: AtomicU64,
+    /// Who has how many under way.
+    under_way: Arc<Shares>,
 }
 
 /// What an endpoint gets of a request besides its route.
@@ -150,26 +157,30 @@ struct Pushed<'a> {
 }
 
 impl Front {
-    /// Answers one request.
-    async fn answer(&self, request: Request<Incoming>, client: &Client) -> Response<Body> {
+    /// Answers one request; it counts as under way until what comes with the answer is dropped.
+    async fn answer(&self, request: Request<Incoming>, client: &Client) -> (Response<Body>, Option<Share>) {
         let started = Instant::now();
         let number = self.requests.fetch_add(1, Ordering::Relaxed) + 1;
         let (method, uri) = (request.method().clone(), request.uri().clone());
         let is_registry = uri.path() == "/v2" || uri.path().starts_with("/v2/");
-        let (endpoint, response) = if is_registry {
-            self.answer_registry(request, client, number).await
-        } else if token::is_about(uri.path()) {
-            (token::ENDPOINT, self.answer_token(request, client, number).await)
-        } else if login::is_about(uri.path()) {
-            (login::ENDPOINT, self.answer_login(request, client.ip(), number).await)
-        } else {
-            (route::OTHER, (self.elsewhere)(request).await)
+        let (is_token, is_login) = (token::is_about(uri.path()), login::is_about(uri.path()));
+        // Health and metrics are answered also when there is too much else.
+        let share = (is_registry || is_token || is_login).then(|| self.under_way.begin(client.ip()));
+        let (endpoint, response) = match &share {
+            Some(Ok(_)) if is_token => (token::ENDPOINT, self.answer_token(request, client, number).await),
+            Some(Ok(_)) if is_login => (login::ENDPOINT, self.answer_login(request, client.ip(), number).await),
+            Some(Ok(_)) => self.answer_registry(request, client, number).await,
+            Some(Err(refusal)) => {
+                self.metrics.refused_requests.inc();
+                (route::OTHER, refused(&Error::TooManyRequests(*refusal), route::OTHER, number))
+            }
+            None => (route::OTHER, (self.elsewhere)(request).await),
         };
         let status = response.status().as_u16();
         self.metrics.http_requests.get_or_create(&HttpLabels { method: label(&method), endpoint, status }).inc();
         let ms = started.elapsed().as_secs_f64() * 1e3;
         tracing::debug!(request = number, client = %client.address, method = method.as_str(), path = uri.path(), endpoint, status, ms, "answered");
-        response
+        (response, share.and_then(Result::ok))
     }
 
     async fn answer_registry(&self, request: Request<Incoming>, client: &Client, number: u64) -> (&'static str, Response<Body>) {

@@ -94,9 +94,14 @@ fn print(figures: &[Figure]) {
     println!();
 }
 
-fn write(program: &str, name: &str, figures: &[Figure]) -> PathBuf {
+/// Where figures are written: `$BENCH_OUT`, or else `<target>/bench` beside `program`.
+pub fn folder(program: &str) -> PathBuf {
     let target = Path::new(program).ancestors().nth(2).expect("the program is in target/release");
-    let folder = std::env::var_os("BENCH_OUT").map_or_else(|| target.join("bench"), PathBuf::from);
+    std::env::var_os("BENCH_OUT").map_or_else(|| target.join("bench"), PathBuf::from)
+}
+
+fn write(program: &str, name: &str, figures: &[Figure]) -> PathBuf {
+    let folder = folder(program);
     let path = folder.join(format!("{name}.json"));
     let entries: Vec<Value> = figures
         .iter()

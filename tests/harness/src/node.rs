@@ -187,8 +187,15 @@ impl Node {
     pub async fn start(&mut self) {
         self.spawn();
         let ready = format!("{}/readyz", self.url());
+        let speaks_tls = self.with.environment.iter().any(|(key, _)| key == "LARDER_TLS__CERTIFICATE" || key == "LARDER_ACME__DOMAINS");
+        let log = self.log.clone();
         let child = self.child.as_mut().expect("was just started");
         let state = try_until(READY_DEADLINE, async || match child.try_wait() {
+            // Who may ask it, and with which certificate, is the test's matter.
+            Ok(None) if speaks_tls => {
+                let log = std::fs::read_to_string(&log).unwrap_or_default();
+                log.rsplit("--- start").next().is_some_and(|log| log.contains("listening on https://")).then_some(Ok(()))
+            }
             Ok(None) => match http::request("GET", &ready, &[], Body::empty()).await {
                 Ok(answer) if answer.status == 200 => Some(Ok(())),
                 _ => None,

@@ -9,6 +9,7 @@ use std::path::Path;
 use anyhow::{Context, ensure};
 use toml::{Table, Value};
 
+use super::speaks::Speaks;
 use super::{Change, below, read};
 
 const FOLDER: &str = "/etc/containerd/certs.d";
@@ -16,32 +17,41 @@ const HUB: &str = "https://registry-1.docker.io";
 const READ: &[&str] = &["pull", "resolve"];
 const WRITE: &[&str] = &["pull", "resolve", "push"];
 
+/// A registry that is asked, and for what.
+struct Host {
+    url: String,
+    capabilities: &'static [&'static str],
+    /// The file of who vouches for it.
+    ca: Option<String>,
+}
+
 /// What has to change for registries at these addresses: each one's own folder, where the others stand in for it when it is down, and
 /// Docker Hub's.
-pub(super) fn plan(root: &Path, addresses: &[String]) -> anyhow::Result<Vec<Change>> {
-    let mut changes = Vec::new();
+pub(super) fn plan(root: &Path, addresses: &[String], speaks: &Speaks) -> anyhow::Result<Vec<Change>> {
+    let host = |address: &str, capabilities| Host { url: speaks.url(address), capabilities, ca: speaks.ca_path(FOLDER, address) };
+    let mut changes = speaks.ca_files(root, FOLDER, addresses)?;
     for own in addresses {
-        let others = addresses.iter().filter(|other| *other != own).map(|other| (other.as_str(), READ));
-        let hosts: Vec<_> = [(own.as_str(), WRITE)].into_iter().chain(others).collect();
-        changes.push(change(root, own, &format!("http://{own}"), &hosts)?);
+        let others = addresses.iter().filter(|other| *other != own).map(|other| host(other, READ));
+        let hosts: Vec<_> = [host(own, WRITE)].into_iter().chain(others).collect();
+        changes.push(change(root, own, &speaks.url(own), &hosts)?);
     }
-    let hosts: Vec<_> = addresses.iter().map(|address| (address.as_str(), READ)).collect();
+    let hosts: Vec<_> = addresses.iter().map(|address| host(address, READ)).collect();
     changes.push(change(root, "docker.io", HUB, &hosts)?);
     Ok(changes)
 }
 
-fn change(root: &Path, registry: &str, server: &str, hosts: &[(&str, &[&str])]) -> anyhow::Result<Change> {
+fn change(root: &Path, registry: &str, server: &str, hosts: &[Host]) -> anyhow::Result<Change> {
     let path = below(root, &format!("{FOLDER}/{registry}/hosts.toml"));
     let before = read(&path)?;
     let after = match &before {
         None => whole(server, hosts),
         // As this program wrote it, perhaps in another order: nobody's own words are in it.
-        Some(text) if is_ours(text, server) => whole(server, hosts),
+        Some(text) if is_ours(text) => whole(server, hosts),
         Some(text) => {
             let mut merged = text.clone();
-            for (address, capabilities) in hosts {
-                let table = table(address, capabilities);
-                merged = merge(&merged, &format!("http://{address}"), &table)
+            for host in hosts {
+                let table = table(host);
+                merged = merge(&merged, &host.url, &table)
                     .with_context(|| format!("add to {}; mend it, or add this by hand: {}", path.display(), table.replace('\n', " ")))?;
             }
             merged
@@ -50,26 +60,34 @@ fn change(root: &Path, registry: &str, server: &str, hosts: &[(&str, &[&str])]) 
     Ok(Change { path, before, after })
 }
 
-fn table(address: &str, capabilities: &[&str]) -> String {
-    format!("[host.\"http://{address}\"]\ncapabilities = {capabilities:?}\n")
+fn table(host: &Host) -> String {
+    let ca = host.ca.as_ref().map_or(String::new(), |ca| format!("ca = {ca:?}\n"));
+    format!("[host.{:?}]\ncapabilities = {:?}\n{ca}", host.url, host.capabilities)
 }
 
-fn whole(server: &str, hosts: &[(&str, &[&str])]) -> String {
-    let tables: Vec<_> = hosts.iter().map(|(address, capabilities)| table(address, capabilities)).collect();
+fn whole(server: &str, hosts: &[Host]) -> String {
+    let tables: Vec<_> = hosts.iter().map(table).collect();
     format!("server = {server:?}\n\n{}", tables.join("\n"))
 }
 
-/// Whether a text is what [`whole`] writes for some addresses.
-fn is_ours(text: &str, server: &str) -> bool {
-    let hosts: Vec<_> = text
-        .lines()
-        .zip(text.lines().skip(1))
-        .filter_map(|(name, capabilities)| {
-            let address = name.strip_prefix("[host.\"http://")?.strip_suffix("\"]")?;
-            Some((address, if capabilities.contains("push") { WRITE } else { READ }))
-        })
-        .collect();
-    !hosts.is_empty() && whole(server, &hosts) == text
+/// Whether a text is what [`whole`] writes for some server and some hosts.
+fn is_ours(text: &str) -> bool {
+    let quoted = |line: &str, before: &str, after: &str| Some(line.strip_prefix(before)?.strip_suffix(after)?.to_owned());
+    let mut hosts: Vec<Host> = Vec::new();
+    let mut server = None;
+    for line in text.lines() {
+        if let Some(url) = quoted(line, "server = \"", "\"") {
+            server = Some(url);
+        } else if let Some(url) = quoted(line, "[host.\"", "\"]") {
+            hosts.push(Host { url, capabilities: READ, ca: None });
+        } else if let Some(host) = hosts.last_mut() {
+            if line.starts_with("capabilities") && line.contains("push") {
+                host.capabilities = WRITE;
+            }
+            host.ca = quoted(line, "ca = \"", "\"").or(host.ca.take());
+        }
+    }
+    !hosts.is_empty() && server.is_some_and(|server| whole(&server, &hosts) == text)
 }
 
 /// The text with the host's table behind it, unless it has one. Nothing of the text is touched, comments and order included.
@@ -110,7 +128,7 @@ mod tests {
     #[test]
     fn new_files_name_the_server_and_the_host() {
         let root = tempfile::tempdir().expect("a temp folder");
-        let changes = plan(root.path(), &["127.0.0.1:5000".to_owned()]).expect("a plan");
+        let changes = plan(root.path(), &["127.0.0.1:5000".to_owned()], &Speaks::Plain).expect("a plan");
         let shown: Vec<_> = changes
             .iter()
             .map(|change| (change.path.strip_prefix(root.path()).expect("below").display().to_string(), change.after.as_str()))
@@ -131,7 +149,7 @@ mod tests {
     fn several_nodes_stand_in_for_each_other_in_their_order_also_when_it_changes() {
         let root = tempfile::tempdir().expect("a temp folder");
         let text_of = |order: [&str; 2]| {
-            let changes = plan(root.path(), &order.map(str::to_owned)).expect("a plan");
+            let changes = plan(root.path(), &order.map(str::to_owned), &Speaks::Plain).expect("a plan");
             for change in &changes {
                 std::fs::create_dir_all(change.path.parent().expect("a folder")).expect("make a folder");
                 std::fs::write(&change.path, &change.after).expect("write");
@@ -149,6 +167,24 @@ mod tests {
         let again = text_of(["b:1", "a:1"]);
         assert_eq!(hosts(&again[2]), [b.clone(), a.clone()]);
         assert_eq!((&again[0], &again[1]), (&texts[1], &texts[0]));
+    }
+
+    #[test]
+    fn a_registry_with_tls_is_named_with_its_authority_also_after_plain_http() {
+        let root = tempfile::tempdir().expect("a temp folder");
+        let own = root.path().join("etc/containerd/certs.d/a:1/hosts.toml");
+        for speaks in [Speaks::Plain, Speaks::Tls { ca: Some("PEM".to_owned()) }, Speaks::Tls { ca: None }, Speaks::Plain] {
+            for change in plan(root.path(), &["a:1".to_owned()], &speaks).expect("a plan") {
+                std::fs::create_dir_all(change.path.parent().expect("a folder")).expect("make a folder");
+                std::fs::write(&change.path, &change.after).expect("write");
+            }
+            let text = std::fs::read_to_string(&own).expect("read");
+            let read: Table = text.parse().expect("TOML");
+            let hosts = read["host"].as_table().expect("hosts");
+            let ca = hosts[&speaks.url("a:1")].get("ca").and_then(Value::as_str);
+            let expected = (speaks == Speaks::Tls { ca: Some("PEM".to_owned()) }).then_some("/etc/containerd/certs.d/a:1/ca.crt");
+            assert_eq!((read["server"].as_str(), hosts.len(), ca), (Some(&*speaks.url("a:1")), 1, expected), "{text}");
+        }
     }
 
     #[test]

@@ -1,34 +1,37 @@
-//! Docker Engine: `/etc/docker/daemon.json`.
+//! Docker Engine: `/etc/docker/daemon.json`, and `/etc/docker/certs.d` for a private authority.
 
 use std::path::Path;
 
 use anyhow::{Context, bail};
 use serde_json::{Map, Value};
 
+use super::speaks::Speaks;
 use super::{Change, below, read};
 
 const FILE: &str = "/etc/docker/daemon.json";
+/// Where Docker looks for who vouches for a registry.
+const CA_FOLDER: &str = "/etc/docker/certs.d";
 
 /// What has to change for registries at these addresses.
-pub(super) fn plan(root: &Path, addresses: &[String]) -> anyhow::Result<Vec<Change>> {
+pub(super) fn plan(root: &Path, addresses: &[String], speaks: &Speaks) -> anyhow::Result<Vec<Change>> {
     let path = below(root, FILE);
     let before = read(&path)?;
-    let after = merge(before.as_deref().unwrap_or_default(), addresses).with_context(|| {
-        let mirrors: Vec<_> = addresses.iter().map(|address| format!("http://{address}")).collect();
-        format!(
-            "read {}; mend it, or add \"registry-mirrors\": {mirrors:?} and \"insecure-registries\": {addresses:?} by hand",
-            path.display()
-        )
+    let after = merge(before.as_deref().unwrap_or_default(), addresses, speaks).with_context(|| {
+        let mirrors: Vec<_> = addresses.iter().map(|address| speaks.url(address)).collect();
+        let insecure = if speaks.is_plain() { format!(" and \"insecure-registries\": {addresses:?}") } else { String::new() };
+        format!("read {}; mend it, or add \"registry-mirrors\": {mirrors:?}{insecure} by hand", path.display())
     })?;
-    Ok(vec![Change { path, before, after }])
+    let mut changes = speaks.ca_files(root, CA_FOLDER, addresses)?;
+    changes.push(Change { path, before, after });
+    Ok(changes)
 }
 
 /// The file with the two lists made longer; a text that says it all already stays as it is, to the letter.
-fn merge(text: &str, addresses: &[String]) -> anyhow::Result<String> {
+fn merge(text: &str, addresses: &[String], speaks: &Speaks) -> anyhow::Result<String> {
     let mut settings: Map<String, Value> = if text.trim().is_empty() { Map::new() } else { serde_json::from_str(text)? };
-    let urls: Vec<_> = addresses.iter().map(|address| format!("http://{address}")).collect();
+    let urls: Vec<_> = addresses.iter().map(|address| speaks.url(address)).collect();
     let mirrors = add(&mut settings, "registry-mirrors", &urls)?;
-    let insecure = add(&mut settings, "insecure-registries", addresses)?;
+    let insecure = speaks.is_plain() && add(&mut settings, "insecure-registries", addresses)?;
     if !mirrors && !insecure {
         return Ok(text.to_owned());
     }
@@ -62,7 +65,7 @@ mod tests {
     use super::*;
 
     fn merge(text: &str, address: &str) -> anyhow::Result<String> {
-        super::merge(text, &[address.to_owned()])
+        super::merge(text, &[address.to_owned()], &Speaks::Plain)
     }
 
     #[test]
@@ -73,11 +76,11 @@ mod tests {
             let value: Value = serde_json::from_str(text).expect("JSON");
             (value["registry-mirrors"].clone(), value["insecure-registries"].clone())
         };
-        let merged = super::merge(text, &nodes(["a:1", "b:1"])).expect("merge");
+        let merged = super::merge(text, &nodes(["a:1", "b:1"]), &Speaks::Plain).expect("merge");
         let expected = serde_json::json!(["http://a:1", "https://mirror.example.org", "http://b:1"]);
         assert_eq!(mirrors(&merged), (expected, serde_json::json!(["a:1", "b:1"])));
-        assert_eq!(super::merge(&merged, &nodes(["a:1", "b:1"])).expect("merge"), merged);
-        let merged = super::merge(&merged, &nodes(["b:1", "a:1"])).expect("merge");
+        assert_eq!(super::merge(&merged, &nodes(["a:1", "b:1"]), &Speaks::Plain).expect("merge"), merged);
+        let merged = super::merge(&merged, &nodes(["b:1", "a:1"]), &Speaks::Plain).expect("merge");
         let expected = serde_json::json!(["http://b:1", "https://mirror.example.org", "http://a:1"]);
         assert_eq!(mirrors(&merged), (expected, serde_json::json!(["b:1", "a:1"])));
     }
@@ -95,6 +98,15 @@ mod tests {
         });
         assert_eq!(value, expected);
         assert_eq!(merge(&merged, "127.0.0.1:5000").expect("merge"), merged);
+    }
+
+    #[test]
+    fn a_registry_with_tls_is_a_mirror_and_its_authority_has_a_file() {
+        let root = tempfile::tempdir().expect("a temp folder");
+        let changes = plan(root.path(), &["a:1".to_owned()], &Speaks::Tls { ca: Some("PEM".to_owned()) }).expect("a plan");
+        assert_eq!((changes[0].path.clone(), changes[0].after.as_str()), (root.path().join("etc/docker/certs.d/a:1/ca.crt"), "PEM"));
+        let value: Value = serde_json::from_str(&changes[1].after).expect("JSON");
+        assert_eq!(value, serde_json::json!({"registry-mirrors": ["https://a:1"]}));
     }
 
     #[test]

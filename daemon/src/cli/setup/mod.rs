@@ -5,7 +5,8 @@
 //! copy of what was there. What a file already says stays: settings are added to it, and where one stands against what would
 //! be added, the command refuses and says what to write by hand.
 //!
-//! The registry speaks plain HTTP on this host, so every client has to be told that it is meant to be used without TLS.
+//! A registry that speaks plain HTTP is one that every client has to be told of that it is meant to be used without TLS; one whose certificate
+//! no public authority vouches for is one whose authority every client has to be given. Both are written where the client looks for it.
 //! Docker Hub's images are asked for here first; what is not here, the client gets from Docker Hub as before.
 
 use std::io::Write;
@@ -15,13 +16,18 @@ use anyhow::{Context as _, bail};
 use clap::{Args, ValueEnum};
 
 use super::Context;
-use super::nearest::{Measured, address, measure};
+use super::nearest::{Measured, Way, address, measure};
 use crate::config::{self, Flags};
+use crate::tls;
 
+mod buildkit;
 mod containerd;
 mod docker;
 mod install;
 mod podman;
+mod speaks;
+
+use speaks::Speaks;
 
 /// Print or install the configuration of a client on this host, for the node on this host, or the nearest of others.
 ///
@@ -41,6 +47,12 @@ pub(super) struct Setup {
     /// Where nodes' registries are, for a host that has none of its own
     #[arg(long = "node", value_name = "HOST:PORT", num_args = 1.., conflicts_with = "address", value_parser = address)]
     nodes: Vec<String>,
+    /// The registries speak TLS; for this node its configuration says it
+    #[arg(long)]
+    tls: bool,
+    /// Who vouches for their certificates, when that is no public authority (PEM); says that they speak TLS
+    #[arg(long, value_name = "FILE")]
+    ca: Option<PathBuf>,
     /// The folder that is taken for the root of the file system
     #[arg(long, hide = true, default_value = "/")]
     root: PathBuf,
@@ -54,6 +66,8 @@ enum ClientName {
     Containerd,
     /// podman, buildah, skopeo, CRI-O
     Podman,
+    /// BuildKit: buildkitd, docker buildx with a builder of its own
+    Buildkit,
 }
 
 /// A file as it is, and as it should be.
@@ -71,20 +85,26 @@ const FILE_SIZE_MAX: u64 = 4 * 1024 * 1024;
 
 impl Setup {
     pub(super) fn run(self, context: &Context, out: &mut dyn Write) -> anyhow::Result<()> {
-        let addresses = match &self.address {
-            Some(address) => vec![address.clone()],
-            None if self.nodes.is_empty() => vec![on_this_host(&context.config(&Flags::default())?)],
-            None => nearest(&self.nodes, out)?,
+        let ca = self.ca.as_deref();
+        let said = if self.tls || ca.is_some() { Speaks::Tls { ca: ca.map(authority).transpose()? } } else { Speaks::Plain };
+        let (addresses, speaks) = match &self.address {
+            None if self.nodes.is_empty() => {
+                let config = context.config(&Flags::default())?;
+                let speaks = if said.is_plain() { how_it_speaks(&config)? } else { said };
+                (vec![on_this_host(&config)?], speaks)
+            }
+            None => (nearest(&self.nodes, &Way::new(!said.is_plain(), ca)?, out)?, said),
+            Some(address) => (vec![address.clone()], said),
         };
-        let changes = self.client.plan(&self.root, &addresses)?;
+        let changes = self.client.plan(&self.root, &addresses, &speaks)?;
         if self.write { install_all(&changes, self.client, out) } else { print(&changes, self.client, out) }
     }
 }
 
 /// The nodes that answer, the nearest first; says what was measured.
-fn nearest(nodes: &[String], out: &mut dyn Write) -> anyhow::Result<Vec<String>> {
+fn nearest(nodes: &[String], way: &Way, out: &mut dyn Write) -> anyhow::Result<Vec<String>> {
     let mut answering = Vec::new();
-    for Measured { address, time } in measure(nodes)? {
+    for Measured { address, time } in measure(nodes, way)? {
         match time {
             Ok(time) => {
                 writeln!(out, "# {address} answers in {:.1} ms", time.as_secs_f64() * 1e3)?;
@@ -100,22 +120,50 @@ fn nearest(nodes: &[String], out: &mut dyn Write) -> anyhow::Result<Vec<String>>
     Ok(answering)
 }
 
-/// Where clients on this host reach a node that listens there.
-fn on_this_host(config: &config::Config) -> String {
+/// Where clients on this host reach a node that listens there: by its address, or with TLS by a name that its certificate is for.
+fn on_this_host(config: &config::Config) -> anyhow::Result<String> {
     let mut listen = config.http.listen;
     if listen.ip().is_unspecified() {
         listen.set_ip(if listen.is_ipv4() { std::net::Ipv4Addr::LOCALHOST.into() } else { std::net::Ipv6Addr::LOCALHOST.into() });
     }
-    listen.to_string()
+    let port = listen.port();
+    let names = match &config.tls.certificate {
+        Some(path) => tls::certificates(path)?.first().map(tls::host_names).unwrap_or_default(),
+        None => config.acme.domains.clone(),
+    };
+    if names.is_empty() || names.contains(&listen.ip().to_string()) {
+        return Ok(listen.to_string());
+    }
+    let name = names.iter().find(|name| !name.contains('*')).with_context(|| {
+        format!("find the name that clients call this node by: its certificate is for {}; say it with --address", names.join(", "))
+    })?;
+    Ok(if name.contains(':') { format!("[{name}]:{port}") } else { format!("{name}:{port}") })
+}
+
+/// Whether this node speaks TLS, and who vouches for it: its chain says so when it ends in somebody whom nobody vouches for.
+fn how_it_speaks(config: &config::Config) -> anyhow::Result<Speaks> {
+    let Some(path) = &config.tls.certificate else {
+        return Ok(if config.speaks_tls() { Speaks::Tls { ca: None } } else { Speaks::Plain });
+    };
+    let chain = tls::certificates(path)?;
+    let own = chain.last().filter(|last| tls::is_self_issued(last));
+    Ok(Speaks::Tls { ca: own.map(|authority| tls::pem(authority)) })
+}
+
+/// An authority's file, once it is seen that it is one.
+fn authority(path: &Path) -> anyhow::Result<String> {
+    tls::certificates(path)?;
+    read(path)?.with_context(|| format!("read {}", path.display()))
 }
 
 impl ClientName {
     /// What has to change for registries at these addresses, of which the first is asked first.
-    fn plan(self, root: &Path, addresses: &[String]) -> anyhow::Result<Vec<Change>> {
+    fn plan(self, root: &Path, addresses: &[String], speaks: &Speaks) -> anyhow::Result<Vec<Change>> {
         match self {
-            Self::Docker => docker::plan(root, addresses),
-            Self::Containerd => containerd::plan(root, addresses),
-            Self::Podman => podman::plan(root, addresses),
+            Self::Docker => docker::plan(root, addresses, speaks),
+            Self::Containerd => containerd::plan(root, addresses, speaks),
+            Self::Podman => podman::plan(root, addresses, speaks),
+            Self::Buildkit => buildkit::plan(root, addresses, speaks),
         }
     }
 
@@ -127,6 +175,7 @@ impl ClientName {
                 "containerd reads it at the next pull, if config_path = \"/etc/containerd/certs.d\" stands in its config.toml (containerd 2 has \
                  that by default)"
             }
+            Self::Buildkit => "buildkitd reads it when it starts; `docker buildx create --buildkitd-config FILE` takes it too",
             Self::Podman => "podman, buildah and skopeo read it the next time they run",
         }
     }
@@ -183,13 +232,15 @@ mod tests {
     fn run(root: &Path, client: ClientName, write: bool) -> String {
         let context = Context { place: super::super::PlaceArgs { data_dir: None, config: None }, environment: Vec::new() };
         let mut out = Vec::new();
-        Setup { client, write, address: None, nodes: Vec::new(), root: root.to_owned() }.run(&context, &mut out).expect("setup");
+        Setup { client, write, address: None, nodes: Vec::new(), tls: false, ca: None, root: root.to_owned() }
+            .run(&context, &mut out)
+            .expect("setup");
         String::from_utf8(out).expect("text")
     }
 
     #[test]
     fn printing_writes_nothing_and_writing_twice_changes_nothing_more() {
-        for client in [ClientName::Docker, ClientName::Containerd, ClientName::Podman] {
+        for client in [ClientName::Docker, ClientName::Containerd, ClientName::Podman, ClientName::Buildkit] {
             let root = tempfile::tempdir().expect("a temp folder");
             let printed = run(root.path(), client, false);
             assert!(printed.contains("127.0.0.1:5000") && printed.contains("does not exist yet"), "{printed}");
@@ -206,11 +257,13 @@ mod tests {
         let mut config = config::Config::default();
         let mut check = |listen: &str, expected: &str| {
             config.http.listen = listen.parse().expect("an address");
-            assert_eq!(on_this_host(&config), expected);
+            assert_eq!(on_this_host(&config).expect("an address"), expected);
         };
         check("0.0.0.0:5001", "127.0.0.1:5001");
         check("[::]:5001", "[::1]:5001");
         check("10.0.0.7:5000", "10.0.0.7:5000");
+        config.acme.domains = vec!["registry.example.org".to_owned()];
+        assert_eq!(on_this_host(&config).expect("a name"), "registry.example.org:5000");
         assert!(address("somewhere").is_err() && address("somewhere:5000").is_ok());
     }
 }

@@ -8,39 +8,48 @@ use std::path::Path;
 use anyhow::{Context, bail, ensure};
 use toml::{Table, Value};
 
+use super::speaks::Speaks;
 use super::{Change, below, read};
 
 const FILE: &str = "/etc/containers/registries.conf.d/larder.conf";
+/// Where they look for who vouches for a registry.
+const CA_FOLDER: &str = "/etc/containers/certs.d";
 const HUB: &str = "docker.io";
 
 /// What has to change for registries at these addresses.
-pub(super) fn plan(root: &Path, addresses: &[String]) -> anyhow::Result<Vec<Change>> {
+pub(super) fn plan(root: &Path, addresses: &[String], speaks: &Speaks) -> anyhow::Result<Vec<Change>> {
     let path = below(root, FILE);
     let before = read(&path)?;
     let after = match &before {
-        None => whole(addresses),
-        Some(text) => merge(text, addresses).with_context(|| format!("add to {}; mend it, or move it away", path.display()))?,
+        None => whole(addresses, speaks),
+        Some(text) => merge(text, addresses, speaks).with_context(|| format!("add to {}; mend it, or move it away", path.display()))?,
     };
-    Ok(vec![Change { path, before, after }])
+    let mut changes = speaks.ca_files(root, CA_FOLDER, addresses)?;
+    changes.push(Change { path, before, after });
+    Ok(changes)
 }
 
-fn own(address: &str) -> String {
-    format!("[[registry]]\nlocation = \"{address}\"\ninsecure = true\n")
+fn own(address: &str, speaks: &Speaks) -> String {
+    format!("[[registry]]\nlocation = \"{address}\"\n{}", insecure(speaks))
 }
 
-fn hub(addresses: &[String]) -> String {
-    let mirror = |address: &String| format!("\n[[registry.mirror]]\nlocation = \"{address}/{HUB}\"\ninsecure = true\n");
+fn insecure(speaks: &Speaks) -> &'static str {
+    if speaks.is_plain() { "insecure = true\n" } else { "" }
+}
+
+fn hub(addresses: &[String], speaks: &Speaks) -> String {
+    let mirror = |address: &String| format!("\n[[registry.mirror]]\nlocation = \"{address}/{HUB}\"\n{}", insecure(speaks));
     let mirrors: String = addresses.iter().map(mirror).collect();
     format!("[[registry]]\nprefix = \"{HUB}\"\nlocation = \"{HUB}\"\n{mirrors}")
 }
 
-fn whole(addresses: &[String]) -> String {
-    let own: String = addresses.iter().map(|address| own(address) + "\n").collect();
-    own + &hub(addresses)
+fn whole(addresses: &[String], speaks: &Speaks) -> String {
+    let own: String = addresses.iter().map(|address| own(address, speaks) + "\n").collect();
+    own + &hub(addresses, speaks)
 }
 
 /// The text with what it lacks behind it.
-fn merge(text: &str, addresses: &[String]) -> anyhow::Result<String> {
+fn merge(text: &str, addresses: &[String], speaks: &Speaks) -> anyhow::Result<String> {
     let settings: Table = text.parse()?;
     let registries = match settings.get("registry") {
         None => &[][..],
@@ -50,23 +59,24 @@ fn merge(text: &str, addresses: &[String]) -> anyhow::Result<String> {
     let text_of = |table: &Value, key: &str| table.get(key).and_then(Value::as_str).map(str::to_owned);
     // As this program wrote it for other addresses: nobody's own words are in it.
     let earlier: Vec<_> = registries.iter().filter_map(|table| text_of(table, "location")).filter(|location| location != HUB).collect();
-    if !earlier.is_empty() && whole(&earlier) == text {
-        return Ok(whole(addresses));
+    let is_ours = |speaks: &Speaks| whole(&earlier, speaks) == text;
+    if text.trim().is_empty() || !earlier.is_empty() && (is_ours(&Speaks::Plain) || is_ours(&Speaks::Tls { ca: None })) {
+        return Ok(whole(addresses, speaks));
     }
     let of =
         |prefix: &str| registries.iter().find(|table| text_of(table, "prefix").or(text_of(table, "location")).as_deref() == Some(prefix));
     let mut merged = text.to_owned();
     for address in addresses {
         match of(address) {
-            None => append(&mut merged, &own(address)),
+            None => append(&mut merged, &own(address, speaks)),
             Some(table) => ensure!(
-                table.get("insecure").and_then(Value::as_bool) == Some(true),
+                !speaks.is_plain() || table.get("insecure").and_then(Value::as_bool) == Some(true),
                 "it has an entry for {address} without insecure = true, which has to be added there"
             ),
         }
     }
     match of(HUB) {
-        None => append(&mut merged, &hub(addresses)),
+        None => append(&mut merged, &hub(addresses, speaks)),
         Some(table) => {
             let mirrors = table.get("mirror").and_then(Value::as_array).map(Vec::as_slice).unwrap_or_default();
             for address in addresses {
@@ -96,21 +106,21 @@ mod tests {
     const ADDRESS: &str = "127.0.0.1:5000";
 
     fn whole(address: &str) -> String {
-        super::whole(&[address.to_owned()])
+        super::whole(&[address.to_owned()], &Speaks::Plain)
     }
 
     fn hub(address: &str) -> String {
-        super::hub(&[address.to_owned()])
+        super::hub(&[address.to_owned()], &Speaks::Plain)
     }
 
     fn merge(text: &str, address: &str) -> anyhow::Result<String> {
-        super::merge(text, &[address.to_owned()])
+        super::merge(text, &[address.to_owned()], &Speaks::Plain)
     }
 
     #[test]
     fn several_nodes_are_mirrors_in_their_order() {
         let nodes = ["a:1".to_owned(), "b:1".to_owned()];
-        let text = super::whole(&nodes);
+        let text = super::whole(&nodes, &Speaks::Plain);
         let parsed: Table = text.parse().expect("TOML");
         let registries = parsed["registry"].as_array().expect("a list");
         assert_eq!(registries.len(), 3);
@@ -119,9 +129,9 @@ mod tests {
             mirrors.iter().map(|mirror| mirror["location"].as_str()).collect::<Vec<_>>(),
             [Some("a:1/docker.io"), Some("b:1/docker.io")]
         );
-        assert_eq!(super::merge(&text, &nodes).expect("merge"), text);
+        assert_eq!(super::merge(&text, &nodes, &Speaks::Plain).expect("merge"), text);
         let turned = ["b:1".to_owned(), "a:1".to_owned()];
-        assert_eq!(super::merge(&text, &turned).expect("merge"), super::whole(&turned));
+        assert_eq!(super::merge(&text, &turned, &Speaks::Plain).expect("merge"), super::whole(&turned, &Speaks::Plain));
         assert_eq!(merge(&text, ADDRESS).expect("merge"), whole(ADDRESS));
     }
 
@@ -141,7 +151,18 @@ mod tests {
     fn another_address_replaces_what_was_written_before_and_leaves_what_people_wrote() {
         assert_eq!(merge(&whole("10.0.0.7:5000"), ADDRESS).expect("merge"), whole(ADDRESS));
         let mine = "# mine\nunqualified-search-registries = [\"docker.io\"]\n[[registry]]\nlocation = \"10.0.0.7:5000\"\nblocked = true\n";
-        assert_eq!(merge(mine, ADDRESS).expect("merge"), format!("{mine}\n{}\n{}", own(ADDRESS), hub(ADDRESS)));
+        assert_eq!(merge(mine, ADDRESS).expect("merge"), format!("{mine}\n{}\n{}", own(ADDRESS, &Speaks::Plain), hub(ADDRESS)));
+    }
+
+    #[test]
+    fn a_registry_with_tls_is_not_called_insecure_also_after_plain_http() {
+        let tls = Speaks::Tls { ca: Some("PEM".to_owned()) };
+        let text = super::merge(&whole(ADDRESS), &[ADDRESS.to_owned()], &tls).expect("merge");
+        assert!(!text.contains("insecure") && text.contains(ADDRESS), "{text}");
+        assert_eq!(merge(&text, ADDRESS).expect("merge"), whole(ADDRESS));
+        let root = tempfile::tempdir().expect("a temp folder");
+        let changes = plan(root.path(), &[ADDRESS.to_owned()], &tls).expect("a plan");
+        assert_eq!(changes[0].path, root.path().join("etc/containers/certs.d/127.0.0.1:5000/ca.crt"));
     }
 
     #[test]
