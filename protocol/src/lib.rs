@@ -28,9 +28,10 @@
 //!
 //! # In the bucket
 //!
-//! [`pack`] has the format of the one kind of object that is written: a tar that is also an OCI image layout.
+//! [`pack`] has the format of what is archived: a tar that is also an OCI image layout. [`checkpoint`] is the state that all packs add up to.
 
 pub mod access;
+pub mod checkpoint;
 pub mod chunks;
 pub mod codec;
 pub mod digest;

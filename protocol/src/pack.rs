@@ -47,12 +47,14 @@ use crate::vector::Origin;
 
 mod footer;
 mod layout;
-mod lines;
+pub(crate) mod lines;
 mod tar;
 #[cfg(test)]
 mod tests;
+pub mod walk;
 
 pub use crate::record::PACK_CONTENTS_MAX;
+pub(crate) use footer::take;
 pub use footer::{FOOTER_SIZE, FORMAT_VERSION, Footer, INDEX_OUTPUT_MAX, RECORDS_MAX, RECORDS_OUTPUT_MAX, Section, TAIL_SIZE_MAX};
 pub use layout::{OCI_LAYOUT, docker_json, index_json};
 pub use lines::{InvalidLine, record_line};
@@ -429,12 +431,21 @@ fn each_line(
     tail: &[u8],
     table: &'static str,
     section: &Section,
-    mut take: impl FnMut(u64, &[u8]) -> Result<(), InvalidLine>,
+    take: impl FnMut(u64, &[u8]) -> Result<(), InvalidLine>,
 ) -> Result<(), InvalidPack> {
     // The footer's own check has placed the section within the tail.
     let start = (section.offset - footer.tail) as usize;
-    let bytes = &tail[start..start + section.length as usize];
-    if <[u8; 32]>::from(sha2::Sha256::digest(bytes)) != section.sha256 {
+    each_line_of(&tail[start..start + section.length as usize], section, table, take)
+}
+
+/// The same of a table whose bytes are at hand.
+pub(crate) fn each_line_of(
+    bytes: &[u8],
+    section: &Section,
+    table: &'static str,
+    mut take: impl FnMut(u64, &[u8]) -> Result<(), InvalidLine>,
+) -> Result<(), InvalidPack> {
+    if bytes.len() as u64 != section.length || <[u8; 32]>::from(sha2::Sha256::digest(bytes)) != section.sha256 {
         return Err(InvalidPack::Digest { table });
     }
     let damaged = |source: std::io::Error| InvalidPack::Compression { table, detail: source.to_string() };

@@ -180,7 +180,8 @@ impl Footer {
     }
 }
 
-fn take<const N: usize>(rest: &mut &[u8]) -> [u8; N] {
+/// The next bytes of a field of fixed size.
+pub(crate) fn take<const N: usize>(rest: &mut &[u8]) -> [u8; N] {
     let (head, tail) = rest.split_at(N);
     *rest = tail;
     head.try_into().expect("split at its length")

@@ -55,7 +55,7 @@ struct CoverLine {
 }
 
 #[derive(Serialize, Deserialize)]
-struct OriginLine {
+pub(crate) struct OriginLine {
     node: String,
     incarnation: u64,
 }
@@ -89,6 +89,9 @@ enum Body {
         media_type: Option<String>,
         #[serde(default, skip_serializing_if = "Option::is_none")]
         bytes: Option<String>,
+        /// The bytes, where they are UTF-8: in checkpoints.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        text: Option<String>,
     },
     Tag {
         repository: String,
@@ -173,6 +176,19 @@ pub fn parse_header_line(line: &[u8]) -> Result<BTreeMap<Origin, Covered>, Inval
     header.covers.into_iter().map(|line| Ok((line.origin.parse()?, Covered { after: line.after, upto: line.upto }))).collect()
 }
 
+/// The line of a record in a checkpoint, which has all of it: a manifest's bytes as text, where they are.
+pub(crate) fn whole_line(numbered: &Numbered) -> String {
+    if let (Key::Manifest(repository, digest), Some(Value::Manifest(manifest))) = (&numbered.record.key, &numbered.record.value)
+        && let Ok(text) = std::str::from_utf8(&manifest.bytes)
+    {
+        let (media_type, text) = (Some(manifest.media_type.clone()), Some(text.to_owned()));
+        let body = Body::Manifest { repository: repository.to_string(), digest: *digest, media_type, bytes: None, text };
+        let Numbered { origin, sequence, record } = numbered;
+        return json(&RecordLine { body, deleted: false, stamp: record.stamp.into(), origin: (*origin).into(), sequence: *sequence });
+    }
+    record_line(numbered, true)
+}
+
 /// The line of a record. With `inline`, a manifest's bytes stand in the line and not in the pack.
 pub fn record_line(numbered: &Numbered, inline: bool) -> String {
     let Numbered { origin, sequence, record } = numbered;
@@ -184,6 +200,7 @@ pub fn record_line(numbered: &Numbered, inline: bool) -> String {
                 digest: *digest,
                 media_type: manifest.map(|manifest| manifest.media_type.clone()),
                 bytes: manifest.filter(|_| inline).map(|manifest| BASE64.encode(&manifest.bytes)),
+                text: None,
             }
         }
         (Key::Tag(repository, tag), value) => {
@@ -227,14 +244,15 @@ pub fn parse_record_line<'a>(line: &[u8], manifest: &impl Fn(&Digest) -> Option<
     let deleted = line.deleted;
     let required = |there: bool, field| if there == deleted { Err(InvalidLine::Field { field }) } else { Ok(()) };
     let (key, value) = match line.body {
-        Body::Manifest { repository, digest, media_type, bytes } => {
+        Body::Manifest { repository, digest, media_type, bytes, text } => {
             required(media_type.is_some(), "media_type")?;
             let value = match (media_type, bytes) {
                 (None, _) => None,
                 (Some(media_type), bytes) => {
-                    let bytes = match bytes {
-                        Some(text) => BASE64.decode(text).map_err(|_| InvalidLine::Field { field: "bytes" })?,
-                        None => manifest(&digest).ok_or(InvalidLine::Manifest(digest))?.to_vec(),
+                    let bytes = match (text, bytes) {
+                        (Some(text), _) => text.into_bytes(),
+                        (None, Some(text)) => BASE64.decode(text).map_err(|_| InvalidLine::Field { field: "bytes" })?,
+                        (None, None) => manifest(&digest).ok_or(InvalidLine::Manifest(digest))?.to_vec(),
                     };
                     if Digest::of(digest.algorithm(), &bytes) != digest {
                         return Err(InvalidLine::Manifest(digest));
@@ -314,7 +332,7 @@ impl From<Origin> for OriginLine {
 }
 
 impl OriginLine {
-    fn parse(self) -> Result<Origin, InvalidLine> {
+    pub(crate) fn parse(self) -> Result<Origin, InvalidLine> {
         Ok(Origin { node: node(&self.node)?, incarnation: self.incarnation })
     }
 }

@@ -8,7 +8,7 @@ const WRITER: NodeId = NodeId([7; 32]);
 const ORIGIN: Origin = Origin { node: WRITER, incarnation: 1_700_000_000_000 };
 
 /// No crypto in this crate: a hash stands for a signature. The daemon's tests have the real one.
-fn sign(bytes: &[u8]) -> [u8; 64] {
+pub(super) fn sign(bytes: &[u8]) -> [u8; 64] {
     sha2::Sha512::new().chain_update(WRITER.0).chain_update(bytes).finalize().into()
 }
 
@@ -21,9 +21,9 @@ fn numbered(sequence: u64, key: Key, value: Option<Value>) -> Numbered {
     Numbered { origin: ORIGIN, sequence, record: Record { key, value, stamp } }
 }
 
-struct Sample {
-    draft: Draft,
-    blobs: Vec<Vec<u8>>,
+pub(super) struct Sample {
+    pub(super) draft: Draft,
+    pub(super) blobs: Vec<Vec<u8>>,
     records: Vec<Numbered>,
 }
 
@@ -33,7 +33,7 @@ fn sample() -> Sample {
 }
 
 /// The first byte that needs a chunk list.
-fn sample_with_chunks() -> Sample {
+pub(super) fn sample_with_chunks() -> Sample {
     sample_with(vec![b"layer".to_vec(), Vec::new(), (0..=1usize << 20).map(|i| (i / 7) as u8).collect()])
 }
 
@@ -97,7 +97,7 @@ fn sample_with(blobs: Vec<Vec<u8>>) -> Sample {
 }
 
 /// The object as a bucket gets it.
-fn object(sealed: &Sealed, blobs: &[Vec<u8>]) -> Vec<u8> {
+pub(super) fn object(sealed: &Sealed, blobs: &[Vec<u8>]) -> Vec<u8> {
     let by_digest: HashMap<Digest, &Vec<u8>> = blobs
         .iter()
         .flat_map(|bytes| [crate::digest::Algorithm::Sha256, crate::digest::Algorithm::Sha512].map(|a| (Digest::of(a, bytes), bytes)))
