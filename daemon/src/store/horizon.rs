@@ -105,6 +105,16 @@ impl Store {
         Ok(purged)
     }
 
+    /// Learns up to where others have purged tombstones: who does not know all below takes a snapshot from here.
+    pub fn learn_horizon(&self, horizon: &VersionVector) -> Result<()> {
+        let mut writing = self.inner.journal.write(&self.inner.index);
+        let mut all = writing.horizon().clone();
+        all.merge(horizon);
+        writing.set_horizon(all);
+        writing.commit()?;
+        Ok(())
+    }
+
     /// Ends the taking of a snapshot whose records are merged: `told` are its keys, `covered` is the vector of the node whose state it is, and
     /// `horizon` up to where that has purged; `anyone`: what any member is known to have seen; `kept_ms`: how old tombstones are when they are purged.
     pub fn take_snapshot(

@@ -39,6 +39,7 @@ mod condition;
 mod conflicts;
 mod edges;
 mod error;
+mod folded;
 mod forks;
 mod garbage;
 mod hashing;
@@ -250,6 +251,11 @@ impl Store {
     /// What the index has in memory.
     pub fn index_memory(&self) -> IndexMemory {
         self.inner.index.memory()
+    }
+
+    /// How it was opened.
+    pub fn options(&self) -> &Options {
+        &self.inner.options
     }
 
     /// Syncs what was written and ends background work. Nothing may be written afterwards.
