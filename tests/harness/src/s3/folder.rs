@@ -122,12 +122,15 @@ impl S3 for Folder {
 
     async fn head_object(&self, request: S3Request<HeadObjectInput>) -> S3Result<S3Response<HeadObjectOutput>> {
         let (_, size, modified) = self.open(&request.input.bucket, &request.input.key).await?;
+        // ORDER: one after the other; two guards in one expression would wait for each other.
+        let storage_class = self.state().classes.header(&request.input.key);
+        let restore = self.state().classes.restore_header(&request.input.key);
         let output = HeadObjectOutput {
             content_length: Some(size as i64),
             e_tag: Some(tag(size)),
             last_modified: Some(modified),
-            storage_class: self.state().classes.header(&request.input.key),
-            restore: self.state().classes.restore_header(&request.input.key),
+            storage_class,
+            restore,
             ..Default::default()
         };
         Ok(S3Response::new(output))
@@ -144,6 +147,17 @@ impl S3 for Folder {
         let after = input.continuation_token.clone().or(input.start_after.clone()).unwrap_or_default();
         let mut found = walk(&bucket).map_err(internal)?;
         found.retain(|(key, _)| key.starts_with(&prefix) && (after.is_empty() || *key > after));
+        // What lies below a delimiter is told as one name.
+        let mut below = std::collections::BTreeSet::new();
+        if let Some(delimiter) = input.delimiter.as_deref().filter(|delimiter| !delimiter.is_empty()) {
+            found.retain(|(key, _)| match key[prefix.len()..].split_once(delimiter) {
+                Some((name, _)) => {
+                    below.insert(format!("{prefix}{name}{delimiter}"));
+                    false
+                }
+                None => true,
+            });
+        }
         let count_max = input.max_keys.map_or(LIST_COUNT_MAX, |count| (count.max(0) as usize).min(LIST_COUNT_MAX));
         let more = found.len() > count_max;
         found.truncate(count_max);
@@ -170,8 +184,32 @@ impl S3 for Folder {
             is_truncated: Some(more),
             next_continuation_token: next,
             contents: Some(contents),
+            delimiter: input.delimiter,
+            common_prefixes: (!below.is_empty()).then(|| below.into_iter().map(|prefix| CommonPrefix { prefix: Some(prefix) }).collect()),
             ..Default::default()
         }))
+    }
+
+    async fn copy_object(&self, request: S3Request<CopyObjectInput>) -> S3Result<S3Response<CopyObjectOutput>> {
+        let input = request.input;
+        let CopySource::Bucket { bucket, key, .. } = &input.copy_source else { return Err(s3_error!(NotImplemented)) };
+        let (from, to) = (self.path(bucket, key)?, self.path(&input.bucket, &input.key)?);
+        tokio::fs::create_dir_all(to.parent().expect("an object is in its bucket's folder")).await.map_err(internal)?;
+        let size = tokio::fs::copy(from, to).await.map_err(|_| s3_error!(NoSuchKey))?;
+        let last_modified = Some(Timestamp::from(std::time::SystemTime::now()));
+        let result = CopyObjectResult { e_tag: Some(tag(size)), last_modified, ..Default::default() };
+        Ok(S3Response::new(CopyObjectOutput { copy_object_result: Some(result), ..Default::default() }))
+    }
+
+    async fn delete_objects(&self, request: S3Request<DeleteObjectsInput>) -> S3Result<S3Response<DeleteObjectsOutput>> {
+        let input = request.input;
+        let mut deleted = Vec::new();
+        for object in input.delete.objects {
+            self.state().classes.deleted(&object.key);
+            let _ = tokio::fs::remove_file(self.path(&input.bucket, &object.key)?).await;
+            deleted.push(DeletedObject { key: Some(object.key), ..Default::default() });
+        }
+        Ok(S3Response::new(DeleteObjectsOutput { deleted: Some(deleted), ..Default::default() }))
     }
 
     async fn restore_object(&self, request: S3Request<RestoreObjectInput>) -> S3Result<S3Response<RestoreObjectOutput>> {
@@ -193,6 +231,10 @@ impl S3 for Folder {
 
     async fn upload_part(&self, request: S3Request<UploadPartInput>) -> S3Result<S3Response<UploadPartOutput>> {
         multipart::upload_part(self, request).await
+    }
+
+    async fn upload_part_copy(&self, request: S3Request<UploadPartCopyInput>) -> S3Result<S3Response<UploadPartCopyOutput>> {
+        multipart::copy_part(self, request).await
     }
 
     async fn complete_multipart_upload(

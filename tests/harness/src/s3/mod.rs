@@ -17,6 +17,7 @@ use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
 use s3s::auth::{S3Auth, SecretKey};
+use s3s::config::{S3Config, StaticConfigProvider};
 use s3s::service::{S3Service, S3ServiceBuilder};
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::io;
@@ -146,6 +147,10 @@ impl CountingS3 {
         let state = Arc::new(Mutex::new(State { credentials, ..State::default() }));
         let mut builder = S3ServiceBuilder::new(Folder { root: folder.path().to_owned(), state: state.clone() });
         builder.set_auth(Credentials(state.clone()));
+        // It has a clock of its own (`set_clock_ahead`), by which it refuses.
+        let mut config = S3Config::default();
+        config.presigned_url_max_skew_time_secs = u32::MAX;
+        builder.set_config(Arc::new(StaticConfigProvider::new(Arc::new(config))));
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("take a port");
         let endpoint = format!("http://{}", listener.local_addr().expect("a bound listener has an address"));
         let server = tokio::spawn(accept(listener, builder.build(), state.clone()));
@@ -239,6 +244,13 @@ impl CountingS3 {
     /// Uploads in parts that were begun and neither completed nor given up.
     pub fn open_uploads(&self) -> usize {
         self.lock().uploads.len()
+    }
+
+    /// Forgets faults that no request has met.
+    pub fn clear_faults(&self) {
+        let mut state = self.lock();
+        state.faults.clear();
+        state.unavailable_count = 0;
     }
 
     /// How many injected faults are still waiting for a request.

@@ -67,6 +67,27 @@ pub(super) async fn upload_part(folder: &Folder, request: S3Request<UploadPartIn
     Ok(S3Response::new(UploadPartOutput { e_tag: Some(folder::tag(size)), ..Default::default() }))
 }
 
+pub(super) async fn copy_part(folder: &Folder, request: S3Request<UploadPartCopyInput>) -> S3Result<S3Response<UploadPartCopyOutput>> {
+    let input = request.input;
+    find(folder, &input.upload_id, &input.key)?;
+    let CopySource::Bucket { bucket, key, .. } = &input.copy_source else { return Err(s3_error!(NotImplemented)) };
+    let from = folder.path(bucket, key)?;
+    let size = tokio::fs::metadata(&from).await.map_err(|_| s3_error!(NoSuchKey))?.len();
+    let range = input.copy_source_range.as_deref().and_then(|range| range.strip_prefix("bytes=")?.split_once('-'));
+    let range = range.and_then(|(first, last)| Some((first.parse().ok()?, last.parse::<u64>().ok()? + 1))).unwrap_or((0, size));
+    let mut file = tokio::fs::File::open(from).await.map_err(internal)?;
+    tokio::io::AsyncSeekExt::seek(&mut file, std::io::SeekFrom::Start(range.0)).await.map_err(internal)?;
+    let mut part = tokio::fs::File::create(part_path(folder, &input.upload_id, input.part_number)).await.map_err(internal)?;
+    let size = tokio::io::copy(&mut file.take(range.1.saturating_sub(range.0)), &mut part).await.map_err(internal)?;
+    part.flush().await.map_err(internal)?;
+    if let Some(upload) = folder.state().uploads.get_mut(&input.upload_id) {
+        upload.parts.insert(input.part_number, size);
+    }
+    let last_modified = Some(Timestamp::from(std::time::SystemTime::now()));
+    let result = CopyPartResult { e_tag: Some(folder::tag(size)), last_modified, ..Default::default() };
+    Ok(S3Response::new(UploadPartCopyOutput { copy_part_result: Some(result), ..Default::default() }))
+}
+
 pub(super) async fn complete(
     folder: &Folder,
     request: S3Request<CompleteMultipartUploadInput>,
