@@ -26,14 +26,17 @@ const IMPORTS: [(&str, &[&str]); 8] = [
 /// All rooms, and what only the top may name.
 const ROOMS: [&str; 10] = ["auth", "store", "archive", "peers", "lookup", "registry", "upkeep", "admin", "node", "cli"];
 /// A dependency, and the only places of the daemon that may name it.
-const DOORS: [(&str, &[&str]); 15] = [
+const DOORS: [(&str, &[&str]); 18] = [
     ("rocksdb", &["store/index.rs"]),
     ("quinn", &["peers/endpoint.rs"]),
     ("foca", &["peers/liveness.rs"]),
     ("negentropy", &["peers/reconcile.rs"]),
-    ("aws_sdk_s3", &["archive/s3.rs"]),
-    ("aws_config", &["archive/s3.rs"]),
-    ("aws_smithy_types", &["archive/s3.rs"]),
+    ("aws_sdk_s3", &["archive/s3.rs", "archive/s3/"]),
+    ("aws_config", &["archive/s3.rs", "archive/s3/"]),
+    ("aws_smithy_types", &["archive/s3.rs", "archive/s3/"]),
+    ("aws_smithy_async", &["archive/s3/"]),
+    ("aws_smithy_runtime_api", &["archive/s3/"]),
+    ("aws_credential_types", &["archive/s3/"]),
     ("hyper", &["registry/", "admin/", "cli/"]),
     ("hyper_rustls", &["auth/fetch.rs"]),
     ("jsonwebtoken", &["auth/keys.rs"]),

@@ -14,6 +14,7 @@ use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 
 use super::Office;
+use crate::archive::{DRILL_IMAGES_MAX, RestoreOptions};
 use crate::glob::Glob;
 use crate::peers::RoleChange;
 use crate::registry::Body;
@@ -133,6 +134,10 @@ impl Office {
             (&Method::GET, "archive/packs") => answer(self.operations.archive_packs().await?),
             (&Method::GET, "archive/cost") => answer(self.operations.archive_cost().await?),
             (&Method::POST, "import") => answer(self.import(request).await?),
+            (&Method::POST, "archive/checkpoint") => answer(json!({ "key": self.operations.archive_checkpoint().await? })),
+            (&Method::POST, "archive/start-over") => answer(json!({ "packs": self.operations.archive_start_over().await? })),
+            (&Method::GET, "restore") => answer(self.operations.restoring().await?),
+            (&Method::POST, "restore/drill") => self.drill(read(request).await?).await,
             (&Method::POST, "restore") => self.restore(read(request).await?).await,
             _ if super::access::is_about(rest) => self.access(&method, rest, &query, request).await,
             (&Method::DELETE, rest) => match rest.strip_prefix("peers/").filter(|node| !node.is_empty()) {
@@ -215,7 +220,17 @@ impl Office {
     }
 
     async fn restore(&self, asked: AskRestore) -> Outcome {
-        answer(self.operations.restore(&asked.url).await?)
+        let glob = |text: &String| text.parse::<Glob>().map_err(|error| Refusal::bad(format!("repository {text:?}: {error}")));
+        let repositories = asked.repositories.iter().map(glob).collect::<Result<_, _>>()?;
+        let options = RestoreOptions { repositories, metadata_only: asked.metadata_only, allow_gaps: asked.allow_gaps };
+        answer(self.operations.restore(&asked.url, options).await?)
+    }
+
+    async fn drill(&self, asked: AskDrill) -> Outcome {
+        if asked.images == 0 || asked.images > DRILL_IMAGES_MAX {
+            return Err(Refusal::bad(format!("a drill restores 1 to {DRILL_IMAGES_MAX} images")));
+        }
+        answer(self.operations.drill(asked.url, asked.images).await?)
     }
 
     async fn repositories(&self, query: &Query) -> Outcome {
@@ -359,6 +374,19 @@ struct AskJoin {
 #[derive(serde::Deserialize)]
 struct AskRestore {
     url: String,
+    #[serde(default)]
+    repositories: Vec<String>,
+    #[serde(default)]
+    metadata_only: bool,
+    #[serde(default)]
+    allow_gaps: bool,
+}
+
+/// `POST restore/drill`
+#[derive(serde::Deserialize)]
+struct AskDrill {
+    url: Option<String>,
+    images: usize,
 }
 
 fn page(status: StatusCode, value: &Value) -> Response<Body> {

@@ -62,12 +62,20 @@ pub trait Operations: Send + Sync + 'static {
     fn archive_packs(&self) -> BoxFuture<'_, anyhow::Result<Vec<archive::PackInfo>>>;
     /// The ledger of requests to the bucket, and what they cost.
     fn archive_cost(&self) -> BoxFuture<'_, anyhow::Result<archive::Cost>>;
-    /// Reads a bucket's metadata into this empty node; returns when pulls are served.
-    fn restore<'a>(&'a self, url: &'a str) -> BoxFuture<'a, anyhow::Result<archive::Restored>>;
     /// Lays out a file with these images.
     fn archive_export(&self, choices: Vec<archive::Choice>) -> BoxFuture<'_, anyhow::Result<archive::Export>>;
     /// Takes in such a file of `size` bytes, of which the last `tail` come first.
     fn archive_import(&self, size: u64, tail: u64, stream: archive::Incoming) -> BoxFuture<'_, anyhow::Result<archive::Imported>>;
+    /// Reads a bucket's metadata into this empty node; returns when pulls are served.
+    fn restore<'a>(&'a self, url: &'a str, options: archive::RestoreOptions) -> BoxFuture<'a, anyhow::Result<archive::Restored>>;
+    /// How far the blobs of a restore have come.
+    fn restoring(&self) -> BoxFuture<'_, anyhow::Result<archive::Progress>>;
+    /// Restores some images to a temporary place.
+    fn drill(&self, url: Option<String>, images: usize) -> BoxFuture<'_, anyhow::Result<archive::Drilled>>;
+    /// Writes a checkpoint now; its key.
+    fn archive_checkpoint(&self) -> BoxFuture<'_, anyhow::Result<String>>;
+    /// Forgets what the bucket held; how many packs.
+    fn archive_start_over(&self) -> BoxFuture<'_, anyhow::Result<u64>>;
     /// Does a round of garbage collection, or says what it would do.
     fn gc(&self, dry_run: bool) -> BoxFuture<'_, anyhow::Result<upkeep::Report>>;
     /// Reads everything that is kept and compares it with what it was.

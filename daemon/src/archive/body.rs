@@ -4,7 +4,10 @@
 //! [`PIECES_AHEAD`] pieces is ever in memory: the reading thread waits for the network.
 
 use std::fmt;
+use std::fs::File;
 use std::io;
+use std::ops::Range;
+use std::os::unix::fs::FileExt;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -29,23 +32,33 @@ pub type OpenBlob = Arc<dyn Fn(&Digest) -> io::Result<Content> + Send + Sync>;
 /// What a pack is made of. Cheap to clone.
 #[derive(Clone)]
 pub struct Body {
-    pieces: Arc<[Piece]>,
-    open: OpenBlob,
+    source: Source,
     size: u64,
     damaged: Arc<AtomicBool>,
 }
 
+#[derive(Clone)]
+enum Source {
+    Pieces(Arc<[Piece]>, OpenBlob),
+    File(Arc<File>),
+}
+
 impl fmt::Debug for Body {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "Body({} pieces, {} bytes)", self.pieces.len(), self.size)
+        write!(f, "Body({} bytes)", self.size)
     }
 }
 
 impl Body {
     /// The body of these pieces.
     pub fn new(pieces: Arc<[Piece]>, open: OpenBlob) -> Self {
-        let size = pieces.iter().map(|piece| if let Piece::Blob { size, .. } = piece { *size } else { bytes_of(piece) }).sum();
-        Self { pieces, open, size, damaged: Arc::default() }
+        let size = pieces.iter().map(size_of).sum();
+        Self { source: Source::Pieces(pieces, open), size, damaged: Arc::default() }
+    }
+
+    /// The body of a file that nobody changes.
+    pub fn file(file: Arc<File>, size: u64) -> Self {
+        Self { source: Source::File(file), size, damaged: Arc::default() }
     }
 
     /// Bytes.
@@ -62,12 +75,41 @@ impl Body {
     ///
     /// # Errors
     /// Those of `take`; a blob that is not here, or not as long as it was.
-    pub fn read(&self, mut take: impl FnMut(Bytes) -> io::Result<()>) -> io::Result<()> {
-        for piece in self.pieces.iter() {
+    pub fn read(&self, take: impl FnMut(Bytes) -> io::Result<()>) -> io::Result<()> {
+        self.read_range(0..self.size, take)
+    }
+
+    /// The same of a part.
+    ///
+    /// # Errors
+    /// As [`Body::read`].
+    pub fn read_range(&self, range: Range<u64>, mut take: impl FnMut(Bytes) -> io::Result<()>) -> io::Result<()> {
+        let (pieces, open) = match &self.source {
+            Source::Pieces(pieces, open) => (pieces, open),
+            Source::File(file) => {
+                let mut at = range.start;
+                while at < range.end {
+                    let mut piece = vec![0; (PIECE_SIZE as u64).min(range.end - at) as usize];
+                    file.read_exact_at(&mut piece, at)?;
+                    at += piece.len() as u64;
+                    take(piece.into())?;
+                }
+                return Ok(());
+            }
+        };
+        let mut start = 0;
+        for piece in pieces.iter() {
+            let length = size_of(piece);
+            // Of this piece, the bytes that are asked for.
+            let (from, to) = (range.start.saturating_sub(start), range.end.saturating_sub(start).min(length));
+            start += length;
+            if from >= to {
+                continue;
+            }
             match piece {
-                Piece::Bytes(bytes) => take(bytes.clone())?,
+                Piece::Bytes(bytes) => take(bytes.slice(from as usize..to as usize))?,
                 Piece::Blob { digest, size } => {
-                    let read = (self.open)(digest).and_then(|content| read_blob(&content, digest, *size, &mut take));
+                    let read = open(digest).and_then(|content| read_part(&content, digest, *size, from..to, &mut take));
                     if read.as_ref().is_err_and(|error| error.kind() == io::ErrorKind::InvalidData) {
                         self.damaged.store(true, Ordering::Release);
                     }
@@ -80,24 +122,41 @@ impl Body {
 
     /// Begins a reading for the network. Nothing is read before it is polled.
     pub fn reading(&self) -> Reading {
-        Reading { state: State::Waiting(self.clone()), left: self.size }
+        self.reading_of(0..self.size)
+    }
+
+    /// The same of a part.
+    pub fn reading_of(&self, range: Range<u64>) -> Reading {
+        Reading { left: range.end - range.start, state: State::Waiting(self.clone(), range) }
     }
 }
 
 /// Hands the bytes of a blob to `take`, in pieces. Blocks.
 pub fn read_blob(content: &Content, digest: &Digest, size: u64, take: &mut impl FnMut(Bytes) -> io::Result<()>) -> io::Result<()> {
+    read_part(content, digest, size, 0..size, take)
+}
+
+fn read_part(
+    content: &Content,
+    digest: &Digest,
+    size: u64,
+    part: Range<u64>,
+    take: &mut impl FnMut(Bytes) -> io::Result<()>,
+) -> io::Result<()> {
     let there = content.size();
     if there != size {
         return Err(io::Error::new(io::ErrorKind::InvalidData, format!("blob {digest} has {there} bytes and not {size}")));
     }
     match content {
-        Content::Memory(bytes) => take(bytes.clone()),
+        Content::Memory(bytes) => take(bytes.slice(part.start as usize..part.end as usize)),
         Content::File(file) => {
-            for index in 0..size.div_ceil(CHUNK_SIZE) {
+            for index in part.start / CHUNK_SIZE..part.end.div_ceil(CHUNK_SIZE) {
                 let mut chunk = vec![0; file.chunk_size(index)];
                 let wrong = |why| io::Error::new(io::ErrorKind::InvalidData, format!("blob {digest}: {why}"));
                 file.read_chunk(index, &mut chunk).map_err(wrong)?;
-                let mut chunk = Bytes::from(chunk);
+                let (first, chunk) = (index * CHUNK_SIZE, Bytes::from(chunk));
+                let (from, to) = (part.start.saturating_sub(first), (part.end - first).min(chunk.len() as u64));
+                let mut chunk = chunk.slice(from as usize..to as usize);
                 while !chunk.is_empty() {
                     take(chunk.split_to(chunk.len().min(PIECE_SIZE)))?;
                 }
@@ -107,8 +166,11 @@ pub fn read_blob(content: &Content, digest: &Digest, size: u64, take: &mut impl 
     }
 }
 
-fn bytes_of(piece: &Piece) -> u64 {
-    if let Piece::Bytes(bytes) = piece { bytes.len() as u64 } else { 0 }
+fn size_of(piece: &Piece) -> u64 {
+    match piece {
+        Piece::Bytes(bytes) => bytes.len() as u64,
+        Piece::Blob { size, .. } => *size,
+    }
 }
 
 /// One reading of a body.
@@ -118,7 +180,7 @@ pub struct Reading {
 }
 
 enum State {
-    Waiting(Body),
+    Waiting(Body, Range<u64>),
     Running(mpsc::Receiver<io::Result<Bytes>>),
 }
 
@@ -127,13 +189,13 @@ impl http_body::Body for Reading {
     type Error = io::Error;
 
     fn poll_frame(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<io::Result<Frame<Bytes>>>> {
-        if let State::Waiting(body) = &self.state {
+        if let State::Waiting(body, range) = &self.state {
             let (sender, receiver) = mpsc::channel(PIECES_AHEAD);
-            let body = body.clone();
+            let (body, range) = (body.clone(), range.clone());
             // Ends when the last piece was taken, or at the next piece after this reading was dropped.
             tokio::task::spawn_blocking(move || {
                 let gone = || io::Error::from(io::ErrorKind::BrokenPipe);
-                if let Err(error) = body.read(|bytes| sender.blocking_send(Ok(bytes)).map_err(|_| gone())) {
+                if let Err(error) = body.read_range(range, |bytes| sender.blocking_send(Ok(bytes)).map_err(|_| gone())) {
                     let _ = sender.blocking_send(Err(error));
                 }
             });
@@ -181,9 +243,36 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn parts_of_a_body_add_up_to_it() {
+        // A blob and what stands before it; of several chunks, the tests of uploads in parts have some.
+        let (body, expected) = body((0..(1 << 20) - 5).map(|i: u32| (i % 251) as u8).collect());
+        for step in [5_003, 1 << 18, (1 << 18) + 1, 700_001, expected.len() as u64] {
+            let mut read = Vec::new();
+            for start in (0..body.size()).step_by(step as usize) {
+                let part = body.reading_of(start..(start + step).min(body.size())).collect().await.expect("readable").to_bytes();
+                assert_eq!(part.len() as u64, step.min(body.size() - start));
+                read.extend_from_slice(&part);
+            }
+            assert!(read == expected, "{step}");
+        }
+    }
+
+    #[tokio::test]
+    async fn a_file_is_read_whole_and_again() {
+        let bytes: Vec<u8> = (0..(PIECE_SIZE as u32) + 9).map(|i| (i % 251) as u8).collect();
+        let mut file = tempfile::tempfile().expect("a file");
+        file.write_all(&bytes).expect("write");
+        let body = Body::file(Arc::new(file), bytes.len() as u64);
+        for _ in 0..2 {
+            assert_eq!(body.reading().collect().await.expect("readable").to_bytes(), bytes);
+        }
+    }
+
+    #[tokio::test]
     async fn a_blob_that_shrank_is_an_error() {
-        let (mut body, _) = body(vec![1; 100]);
-        body.pieces = vec![Piece::Blob { digest: Digest::sha256(b""), size: 101 }].into();
+        let (body, _) = body(vec![1; 100]);
+        let Source::Pieces(_, open) = body.source else { panic!("made of pieces") };
+        let body = Body::new(vec![Piece::Blob { digest: Digest::sha256(b""), size: 101 }].into(), open);
         assert!(body.reading().collect().await.is_err());
     }
 }

@@ -80,6 +80,8 @@ pub struct S3Settings {
     pub region: String,
     /// The bucket's name stands in the path and not in the host.
     pub path_style: bool,
+    /// Larger objects go in parts.
+    pub multipart_above: u64,
 }
 
 /// Opens the bucket of an address; sends no request.

@@ -109,7 +109,12 @@ impl Bucket for Directory {
         Box::pin(async move {
             let path = self.path(key)?;
             let opened = path.clone();
-            let file = blocking(move || File::open(&opened).map_err(io_error("open pack", &opened))).await?;
+            let missing = || Error::NoObject { key: key.to_owned(), bucket: self.id.clone() };
+            let file = blocking(move || match File::open(&opened) {
+                Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+                opening => opening.map(Some).map_err(io_error("open pack", &opened)),
+            });
+            let file = file.await?.ok_or_else(missing)?;
             let ledger = self.ledger.clone();
             let chunks = stream::try_unfold((file, range, path), move |(file, range, path)| {
                 let ledger = ledger.clone();

@@ -3,7 +3,10 @@
 use std::io;
 use std::path::PathBuf;
 
+use larder_protocol::checkpoint::InvalidCheckpoint;
 use larder_protocol::pack::InvalidPack;
+
+use super::tail::Gap;
 
 /// A failure of the archive.
 #[derive(Debug, thiserror::Error)]
@@ -51,6 +54,51 @@ pub enum Error {
         bucket: String,
         /// Its words.
         detail: String,
+    },
+    /// There is no such object.
+    #[error("get {key} in {bucket}: there is no such object")]
+    NoObject {
+        /// The object's key.
+        key: String,
+        /// The bucket's id.
+        bucket: String,
+    },
+    /// A bucket that was known to hold this cluster's packs does not say so any more.
+    #[error(
+        "{bucket} was emptied or replaced: its cluster object is gone; nothing is archived until it is back. If it is to be filled anew, run \
+         `larder archive start-over`"
+    )]
+    Replaced {
+        /// The bucket's id.
+        bucket: String,
+    },
+    /// Another cluster writes there.
+    #[error("{bucket} belongs to cluster {cluster}; nothing is archived there. Give each cluster a prefix of its own in archive.url")]
+    OtherCluster {
+        /// The bucket's id.
+        bucket: String,
+        /// The cluster that it names.
+        cluster: String,
+    },
+    /// A checkpoint that can't be used.
+    #[error("read checkpoint {key}: {source}")]
+    Checkpoint {
+        /// The object's key.
+        key: String,
+        /// What is wrong with it.
+        source: Box<InvalidCheckpoint>,
+    },
+    /// Packs are missing.
+    #[error(
+        "restore {bucket}: packs are missing, and with them what was written under these numbers: {}. Bring the objects back if you can; \
+         or restore what there is with --allow-gaps",
+        .gaps.iter().map(|gap| format!("{} to {} of node {} (life {})", gap.after + 1, gap.upto, gap.node, gap.incarnation)).collect::<Vec<_>>().join(", ")
+    )]
+    Gaps {
+        /// The bucket's id.
+        bucket: String,
+        /// The numbers.
+        gaps: Vec<Gap>,
     },
     /// The bytes that were sent are not those whose checksum was announced.
     #[error("put {key}: the bytes of its blobs are not what they were when they were pushed: {detail}")]

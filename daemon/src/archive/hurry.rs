@@ -54,8 +54,9 @@ impl Archive {
     ) -> Result<Option<Unarchived>, Error> {
         let inner = &self.inner;
         let bucket = inner.bucket.clone().ok_or(Error::Off)?;
+        let gone = inner.gone();
         let needs = inner.store.run(move |store| {
-            let ours: HashSet<NodeId> = queue::origins(store)?.into_iter().map(|(origin, _)| origin.node).collect();
+            let ours: HashSet<NodeId> = queue::origins(store, &*gone)?.into_iter().map(|(origin, _)| origin.node).collect();
             store.claim(&repository, &digest, |node| ours.contains(node))?;
             Ok::<_, Error>(Arc::new(store.needs(&repository, &digest, &tags)?))
         });
@@ -137,12 +138,12 @@ mod tests {
         for secured in futures_util::future::join_all(waits).await {
             assert_eq!(secured.expect("no failure"), None);
         }
-        assert_eq!(node.archive.inner.ledger.tally().requests.put, 1);
+        assert_eq!(node.archive.inner.ledger.tally().requests.put, 2, "the mark and a pack");
         // What is in the bucket already costs nothing more.
         let again = push(&node.store, "v0", &[b"{}", b"v0"]);
         assert_eq!(node.archive.secure(app(), again, tag("v0"), soon()).await.expect("no failure"), None);
         assert_eq!(node.archive.secure(app(), again, tag("v0"), soon()).await.expect("no failure"), None);
-        assert_eq!(node.archive.inner.ledger.tally().requests.put, 2, "a push writes records anew, and they are archived once");
+        assert_eq!(node.archive.inner.ledger.tally().requests.put, 3, "a push writes records anew, and they are archived once");
     }
 
     #[tokio::test]

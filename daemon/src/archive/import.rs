@@ -23,7 +23,7 @@ use serde::Serialize;
 
 use crate::store::{Commit, ManifestPush, ManifestView, Store};
 
-use super::{Archive, Error, restore};
+use super::{Archive, Error, tail};
 
 /// Most bytes that are handed to the store at a time.
 const PIECE_SIZE_MAX: usize = 1 << 20;
@@ -83,7 +83,7 @@ impl Archive {
         }
         let mut inflow = Inflow { stream, ready: Bytes::new() };
         let end = inflow.exactly(tail).await?;
-        let footer = Footer::parse(&end[end.len() - FOOTER_SIZE as usize..], size, restore::verify).map_err(invalid)?;
+        let footer = Footer::parse(&end[end.len() - FOOTER_SIZE as usize..], size, tail::verify).map_err(invalid)?;
         if footer.tail_length() != tail {
             return Err(invalid(InvalidPack::Size { signed: footer.tail_length(), actual: tail }));
         }

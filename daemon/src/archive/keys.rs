@@ -3,6 +3,9 @@
 //! ```text
 //! <prefix>/
 //!   v1/
+//!     cluster                           whose packs these are
+//!     checkpoints/
+//!       0001764105600000-<writer>       milliseconds, 16 digits; 52 letters of the node id
 //!     packs/
 //!       <writer>-<incarnation>/         52 letters of the node id; milliseconds, decimal
 //!         000000000001.tar              the pack's sequence, 12 digits
@@ -15,13 +18,47 @@ use larder_protocol::record::PackId;
 use larder_protocol::stamp::NodeId;
 use larder_protocol::vector::Origin;
 
+const CLUSTER: &str = "v1/cluster";
+const CHECKPOINTS: &str = "v1/checkpoints/";
+const STAMP_DIGITS: usize = 16;
 const PACKS: &str = "v1/packs/";
 const EXTENSION: &str = ".tar";
 const SEQUENCE_DIGITS: usize = 12;
 
+/// The key of the object that says whose bucket it is.
+pub fn cluster(prefix: &str) -> String {
+    with_prefix(prefix, CLUSTER)
+}
+
+/// What the keys of all checkpoints begin with.
+pub fn checkpoints(prefix: &str) -> String {
+    with_prefix(prefix, CHECKPOINTS)
+}
+
+/// The key of a checkpoint.
+pub fn checkpoint(prefix: &str, created_ms: u64, writer: &NodeId) -> String {
+    format!("{}{}", checkpoint_from(prefix, created_ms), writer.letters())
+}
+
+/// What sorts before every checkpoint of this time and behind all that are older.
+pub fn checkpoint_from(prefix: &str, created_ms: u64) -> String {
+    format!("{}{created_ms:0width$}-", checkpoints(prefix), width = STAMP_DIGITS)
+}
+
+/// Reads what [`checkpoint`] wrote: its time and writer; `None` for anything else.
+pub fn parse_checkpoint(prefix: &str, key: &str) -> Option<(u64, NodeId)> {
+    let (stamp, letters) = key.strip_prefix(&checkpoints(prefix))?.split_once('-')?;
+    let parsed = (stamp.parse().ok()?, NodeId::parse(letters)?);
+    (checkpoint(prefix, parsed.0, &parsed.1) == key).then_some(parsed)
+}
+
 /// What the keys of all packs begin with.
 pub fn packs(prefix: &str) -> String {
-    if prefix.is_empty() { PACKS.to_owned() } else { format!("{prefix}/{PACKS}") }
+    with_prefix(prefix, PACKS)
+}
+
+fn with_prefix(prefix: &str, name: &str) -> String {
+    if prefix.is_empty() { name.to_owned() } else { format!("{prefix}/{name}") }
 }
 
 /// The key of a pack.
@@ -49,6 +86,10 @@ mod tests {
             for sequence in [1, 999_999_999_999, u64::MAX] {
                 let id = PackId { origin: Origin { node: NodeId([5; 32]), incarnation: 17 }, sequence };
                 assert_eq!(parse_pack(prefix, &pack(prefix, &id)), Some(id));
+                let key = checkpoint(prefix, sequence, &id.origin.node);
+                assert_eq!(parse_checkpoint(prefix, &key), Some((sequence, id.origin.node)));
+                assert!(key > checkpoint_from(prefix, sequence) && parse_pack(prefix, &key).is_none());
+                assert_eq!(parse_checkpoint(prefix, &key.replace("checkpoints/", "checkpoints/0")), None);
             }
         }
     }

@@ -91,6 +91,13 @@ pub const FOLDER: Prices = Prices {
 const DISTRIBUTION_PER_BLOB: u64 = 23;
 const DISTRIBUTION_PER_MANIFEST: u64 = 5;
 
+impl Requests {
+    /// All of them.
+    pub fn total(&self) -> u64 {
+        self.put + self.get + self.list + self.head + self.delete
+    }
+}
+
 impl Tally {
     /// What the requests have cost.
     pub fn dollars(&self, prices: &Prices) -> f64 {

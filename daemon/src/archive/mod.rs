@@ -5,6 +5,7 @@
 //!    ^                                                    |
 //!    +------------- Archived record, cursors <------------+        bucket --restore--> records
 //!                                                                  bucket --fill-----> a staged blob
+//! store --fold--> checkpoint --put once--> bucket                  bucket --refill---> all blobs
 //! ```
 //!
 //! - **Packs** are sealed when the oldest record has waited `archive.max_delay`, when `archive.pack_size` waits, or when somebody
@@ -22,17 +23,20 @@
 //!
 //! What a crash leaves: see `writer` and `restore`.
 //!
-//! Tasks: one, `archive`. Locks: `turn` (async) makes packs one after the other and keeps restores apart from them; `hurry` (async)
+//! Tasks: `archive`, and `refill` that brings the blobs of a restored node. Locks: `turn` (async) makes packs one after the other and keeps restores apart from them; `hurry` (async)
 //! lets one push at a time ask for a pack; `counting`, `source` and `last_error` are held for moments, on blocking threads or without
 //! waiting.
 
 use std::fmt;
+use std::path::PathBuf;
+use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, Mutex, OnceLock};
 use std::time::Duration;
 
 use futures_util::future::BoxFuture;
 use jiff::Timestamp;
 use larder_protocol::digest::Digest;
+use larder_protocol::name::RepositoryName;
 use larder_protocol::record::{Archived, Link, PackId};
 use serde::Serialize;
 
@@ -46,28 +50,41 @@ use self::ledger::Ledger;
 
 mod body;
 mod bucket;
+mod checkpoint;
+mod cluster;
 mod directory;
+mod drill;
 mod error;
 mod export;
 mod fill;
+#[cfg(test)]
+mod fuzz;
 mod hurry;
 mod import;
 mod keys;
 mod ledger;
 mod plan;
 mod queue;
+mod refill;
 mod restore;
 mod s3;
+mod tail;
 #[cfg(test)]
 mod tests;
 mod unpack;
+mod vouch;
+mod waking;
 mod writer;
 
+pub use drill::{Drilled, IMAGES_MAX as DRILL_IMAGES_MAX};
 pub use error::Error;
 pub use export::{Choice, Export};
 pub use hurry::Unarchived;
 pub use import::{Imported, Incoming};
 pub use ledger::Requests;
+pub use refill::Progress;
+pub use restore::RestoreOptions;
+pub use tail::Gap;
 pub use unpack::{Unpacked, unpack};
 
 /// Packs read from the store at a time: each lists its blobs.
@@ -102,18 +119,32 @@ struct Inner {
     bucket: Option<Arc<dyn Bucket>>,
     source: Mutex<Option<Arc<dyn Bucket>>>,
     ensure: OnceLock<Ensure>,
+    gone: OnceLock<Arc<queue::Gone>>,
     turn: tokio::sync::Mutex<writer::Turn>,
     hurry: tokio::sync::Mutex<()>,
     counting: Mutex<Counting>,
     last_error: Mutex<Option<String>>,
+    /// There is something to fill.
+    refill: tokio::sync::Notify,
+    filling: Mutex<Progress>,
+    /// A checkpoint that a restore is reading.
+    waking: Mutex<Option<Arc<waking::Waking>>>,
+    /// Records that a restore has merged so far.
+    restored_records: AtomicU64,
 }
 
 /// `[archive]`, as far as it is needed later.
+#[derive(Clone)]
 struct Settings {
     url: Option<ArchiveUrl>,
     s3: S3Settings,
     max_delay: Duration,
     pack_size: u64,
+    checkpoint: checkpoint::Due,
+    /// How often it is looked whose records are to be taken over, when nothing is written.
+    recounted_every: Duration,
+    /// Where files may be that nobody needs later.
+    scratch: PathBuf,
 }
 
 /// What is counted of the queue.
@@ -144,6 +175,8 @@ pub struct Status {
     pub missing: Vec<Digest>,
     /// Why the last attempt failed.
     pub last_error: Option<String>,
+    /// How far the blobs of a restore have come.
+    pub restore: Progress,
 }
 
 /// A pack, as it is listed.
@@ -208,8 +241,18 @@ pub struct Restored {
     pub repositories: u64,
     /// Tags there now.
     pub tags: u64,
-    /// Packs that could not be used, and why.
+    /// Packs and checkpoints that could not be used, and why.
     pub skipped: Vec<Skipped>,
+    /// The checkpoint that it began with.
+    pub checkpoint: Option<String>,
+    /// The newest that was found is of then: RFC 3339. What was pushed later is not in the bucket.
+    pub as_of: String,
+    /// Numbers whose records are lost.
+    pub gaps: Vec<Gap>,
+    /// Requests that it took.
+    pub requests: u64,
+    /// Until pulls were served.
+    pub seconds: f64,
 }
 
 /// A pack that could not be used.
@@ -228,8 +271,17 @@ impl Archive {
     /// `Io` when the folder of a `file://` bucket can't be made or read; `Endpoint` when packs would travel unprotected; `Store`.
     pub async fn open(config: &Config, store: Store, sign: Sign, metrics: Arc<Metrics>) -> Result<Self, Error> {
         let it = &config.archive;
-        let s3 = S3Settings { endpoint: it.endpoint.clone(), region: it.region.clone(), path_style: it.path_style };
-        let (saved, source) = store.run(|store| Ok::<_, Error>((store.setting(ledger::SETTING)?, store.setting(restore::SOURCE)?))).await?;
+        let s3 = S3Settings {
+            endpoint: it.endpoint.clone(),
+            region: it.region.clone(),
+            path_style: it.path_style,
+            multipart_above: it.multipart_above,
+        };
+        let read = |store: &Store| {
+            let is_filling = store.setting(refill::FILLING)?.is_some();
+            Ok::<_, Error>((store.setting(ledger::SETTING)?, store.setting(restore::SOURCE)?, is_filling))
+        };
+        let (saved, source, is_filling) = store.run(read).await?;
         let ledger = Ledger::new(saved.as_deref(), metrics.clone());
         let bucket = match &it.url {
             Some(url) => Some(bucket::open(url, &s3, &ledger).await?),
@@ -246,21 +298,20 @@ impl Archive {
             },
             None => None,
         };
-        let settings = Settings { url: it.url.clone(), s3, max_delay: it.max_delay, pack_size: it.pack_size };
-        let inner = Inner {
-            settings,
-            store,
-            sign,
-            metrics,
-            ledger,
-            bucket,
-            source: Mutex::new(source),
-            ensure: OnceLock::new(),
-            turn: Default::default(),
-            hurry: Default::default(),
-            counting: Default::default(),
-            last_error: Default::default(),
+        let settings = Settings {
+            url: it.url.clone(),
+            s3,
+            max_delay: it.max_delay,
+            pack_size: it.pack_size,
+            checkpoint: checkpoint::Due { packs: it.checkpoint_packs, age: it.checkpoint_age },
+            recounted_every: (config.peers.takeover / 4).clamp(Duration::from_millis(500), Duration::from_secs(60)),
+            scratch: config.data_dir.join("uploads"),
         };
+        let inner = Inner::new(settings, store, sign, metrics, ledger, bucket, source);
+        if is_filling {
+            // ORDER: before anybody who keeps copies has a look.
+            inner.filling.lock().expect("never held across a panic").state = "running".to_owned();
+        }
         Ok(Self { inner: Arc::new(inner) })
     }
 
@@ -269,10 +320,16 @@ impl Archive {
         self.inner.reachable(bucket).is_some()
     }
 
+    /// Says who is gone: what such a node wrote and did not archive, others archive. Without it, nobody ever is.
+    pub fn take_over_from(&self, gone: Arc<queue::Gone>) {
+        let _ = self.inner.gone.set(gone);
+    }
+
     /// Starts the loop that seals packs by age and size.
     pub fn start(&self, ensure: Ensure, tasks: &Tasks) {
         let _ = self.inner.ensure.set(ensure);
         tasks.core("archive", self.inner.clone().run(tasks.stopping()));
+        tasks.core("refill", self.inner.clone().refill(tasks.stopping()));
     }
 
     /// The bucket's id for this node's `Member` record; `None` when switched off.
@@ -288,7 +345,7 @@ impl Archive {
     pub fn archived_upto(&self) -> Result<Vec<(larder_protocol::vector::Origin, u64)>, crate::store::Error> {
         let (inner, store) = (&self.inner, &self.inner.store);
         let Some(bucket) = &inner.bucket else { return Ok(Vec::new()) };
-        let origins = queue::origins(store)?.into_iter();
+        let origins = queue::origins(store, &*inner.gone())?.into_iter();
         origins.map(|(origin, _)| Ok((origin, queue::cursor(store, bucket.id(), &origin)?))).collect()
     }
 
@@ -317,7 +374,7 @@ impl Archive {
             None => Default::default(),
         };
         let missing = inner.store.run(|store| store.settings(writer::MISSING)).await?;
-        let now = writer::now_ms();
+        let (now, restore) = (writer::now_ms(), inner.progress().await?);
         Ok(Status {
             url: inner.settings.url.as_ref().map_or_else(|| "none".to_owned(), bucket::display_url),
             bucket: self.bucket(),
@@ -328,6 +385,7 @@ impl Archive {
             pack_bytes: totals.bytes,
             missing: missing.iter().filter_map(|(name, value)| writer::missing_row(name, value)).map(|(digest, _)| digest).collect(),
             last_error: inner.last_error.lock().expect("never held across a panic").clone(),
+            restore,
         })
     }
 
@@ -357,13 +415,59 @@ impl Archive {
         Ok(Cost { requests, bytes_out, bytes_in, dollars, pushes, distribution_requests })
     }
 
-    /// Reads a bucket's metadata into this (empty) store; from then on its blobs are fetched on demand.
+    /// Reads a bucket's metadata into this (empty) store; from then on its blobs are fetched on demand, and the rest meanwhile.
     ///
     /// # Errors
-    /// `Url`, `NotEmpty`, `NoPacks`, `Clusters`; the bucket's or the store's refusal. It can be begun again with the same address.
-    pub async fn restore(&self, url: &str) -> Result<Restored, Error> {
+    /// `Url`, `NotEmpty`, `NoPacks`, `Clusters`, `Gaps`; the bucket's or the store's refusal. It can be begun again with the same address.
+    pub async fn restore(&self, url: &str, options: RestoreOptions) -> Result<Restored, Error> {
         let (inner, url) = (self.inner.clone(), url.to_owned());
-        tokio::spawn(async move { inner.restore(&url).await }).await.expect("a restore does not panic")
+        tokio::spawn(async move { inner.restore(&url, &options).await }).await.expect("a restore does not panic")
+    }
+
+    /// Returns when what the bucket knows of a repository is here; at once, unless a restore is reading it.
+    pub async fn awaken(&self, repository: &RepositoryName) {
+        self.inner.awaken(repository).await;
+    }
+
+    /// Whether the blobs of a restore are coming: then nobody else needs to have them. Does not block.
+    pub fn is_filling(&self) -> bool {
+        self.inner.filling.lock().expect("never held across a panic").state == "running"
+    }
+
+    /// How far the blobs of a restore have come.
+    ///
+    /// # Errors
+    /// The store can't be read.
+    pub async fn restoring(&self) -> Result<Progress, Error> {
+        self.inner.progress().await
+    }
+
+    /// Restores some images, chosen at random, to a temporary place, from this node's bucket or another.
+    ///
+    /// # Errors
+    /// `Off`, and those of a restore.
+    pub async fn drill(&self, url: Option<String>, images: usize) -> Result<Drilled, Error> {
+        let inner = self.inner.clone();
+        tokio::spawn(async move { inner.drill(url, images).await }).await.expect("a drill does not panic")
+    }
+
+    /// Writes a checkpoint whether it is due or not; its key.
+    ///
+    /// # Errors
+    /// `Off`; the bucket's or the store's refusal.
+    pub async fn checkpoint(&self) -> Result<String, Error> {
+        let inner = self.inner.clone();
+        tokio::spawn(async move { inner.checkpoint_now().await }).await.expect("a checkpoint does not panic")
+    }
+
+    /// Forgets what the configured bucket held, so that all of it is archived there anew; how many packs that were.
+    ///
+    /// # Errors
+    /// `Off`; the store's refusal.
+    pub async fn start_over(&self) -> Result<u64, Error> {
+        let inner = self.inner.clone();
+        let bucket = inner.bucket.clone().ok_or(Error::Off)?;
+        tokio::spawn(async move { inner.start_over(&bucket).await }).await.expect("starting over does not panic")
     }
 }
 
@@ -375,6 +479,40 @@ struct Totals {
 }
 
 impl Inner {
+    fn new(
+        settings: Settings,
+        store: Store,
+        sign: Sign,
+        metrics: Arc<Metrics>,
+        ledger: Ledger,
+        bucket: Option<Arc<dyn Bucket>>,
+        source: Option<Arc<dyn Bucket>>,
+    ) -> Self {
+        Self {
+            settings,
+            store,
+            sign,
+            metrics,
+            ledger,
+            bucket,
+            source: Mutex::new(source),
+            ensure: OnceLock::new(),
+            gone: OnceLock::new(),
+            turn: Default::default(),
+            hurry: Default::default(),
+            counting: Default::default(),
+            last_error: Default::default(),
+            refill: Default::default(),
+            filling: Default::default(),
+            waking: Default::default(),
+            restored_records: AtomicU64::new(0),
+        }
+    }
+
+    fn gone(&self) -> Arc<queue::Gone> {
+        self.gone.get().cloned().unwrap_or_else(|| Arc::new(|_| false))
+    }
+
     /// The bucket with this id, if this node reaches it.
     fn reachable(&self, id: &str) -> Option<Arc<dyn Bucket>> {
         let source = self.source.lock().expect("never held across a panic").clone();
@@ -408,7 +546,6 @@ impl Inner {
 
 impl PackInfo {
     fn new(id: &PackId, archived: &Archived) -> Self {
-        let created = i64::try_from(archived.created_ms).ok().and_then(|ms| Timestamp::from_millisecond(ms).ok());
         Self {
             id: id.to_string(),
             key: archived.object_key.clone(),
@@ -416,7 +553,13 @@ impl PackInfo {
             size: archived.size,
             records: archived.records,
             blobs: archived.contents.len(),
-            created: created.map(|created| created.to_string()).unwrap_or_default(),
+            created: moment(archived.created_ms),
         }
     }
+}
+
+/// RFC 3339; nothing for what no calendar has.
+fn moment(ms: u64) -> String {
+    let moment = i64::try_from(ms).ok().and_then(|ms| Timestamp::from_millisecond(ms).ok());
+    moment.map(|moment| moment.to_string()).unwrap_or_default()
 }

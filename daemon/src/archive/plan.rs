@@ -33,6 +33,28 @@ impl Default for Limits {
     }
 }
 
+/// How long blobs live, as far as their tags tell.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Lifetime {
+    /// Of what is built again and again.
+    Branch,
+    /// Of what is kept.
+    Release,
+    /// Of several images: as long as the last of them.
+    Shared,
+}
+
+/// Whether a tag looks like a release: `v1.2.3`, `2026.11`, `stable`.
+fn is_release(tag: &str) -> bool {
+    let numbers = tag.strip_prefix('v').unwrap_or(tag);
+    let core = numbers.split(['-', '+', '_']).next().unwrap_or_default();
+    let is_version = core.contains('.') && core.split('.').all(|part| !part.is_empty() && part.bytes().all(|byte| byte.is_ascii_digit()));
+    is_version || ["stable", "lts"].contains(&tag) || tag.starts_with("release")
+}
+
+/// Of a full pack, the part below which a pack of its own is not worth a request.
+const SPLIT_PARTS: u64 = 4;
+
 /// A record and what must stand beside it.
 #[derive(Clone, Debug)]
 pub struct Item {
@@ -42,6 +64,8 @@ pub struct Item {
     pub line: String,
     /// Blobs that it needs and the bucket lacks; they are on this disk.
     pub blobs: Vec<(Digest, Link)>,
+    /// Those that more than one repository has.
+    pub shared: HashSet<Digest>,
 }
 
 /// What came of offering an item.
@@ -66,6 +90,8 @@ pub struct Plan {
     pub covers: BTreeMap<Origin, Covered>,
     /// Records that are worth a pack.
     pub reasons: u64,
+    /// Which manifest brought a blob; none for those that many share.
+    owner: HashMap<Digest, Option<Digest>>,
     in_pack: HashSet<Digest>,
     manifest_at: HashMap<Digest, usize>,
     tags: Vec<(Digest, String)>,
@@ -125,6 +151,9 @@ impl Plan {
         }
         for (digest, link) in &item.blobs {
             self.take_blob(*digest, *link);
+            let owner = manifest.map(|(digest, _)| digest).filter(|_| !item.shared.contains(digest));
+            // Two images that came together have it both.
+            self.owner.entry(*digest).and_modify(|known| *known = known.filter(|known| Some(*known) == owner)).or_insert(owner);
         }
         if let Some((digest, manifest)) = manifest {
             self.take_manifest(digest, &manifest.media_type, &manifest.bytes);
@@ -146,6 +175,36 @@ impl Plan {
         }
         self.take_blob(digest, link);
         Offered::Taken
+    }
+
+    /// When so much waits that it fills packs anyway: the blobs of one lifetime, as a pack of their own. Then what is deleted together lies together, and
+    /// packs die whole. What is left is planned again, without them; little is never split, since each pack costs a request.
+    pub fn split_off(&self, pack_size: u64) -> Option<Plan> {
+        if self.blob_bytes < pack_size {
+            return None;
+        }
+        let released: HashSet<Digest> = self
+            .tags
+            .iter()
+            .filter(|(_, name)| is_release(name.rsplit(':').next().unwrap_or_default()))
+            .map(|(digest, _)| *digest)
+            .collect();
+        let lifetime = |digest: &Digest| match self.owner.get(digest) {
+            Some(Some(manifest)) if released.contains(manifest) => Lifetime::Release,
+            Some(Some(_)) => Lifetime::Branch,
+            Some(None) | None => Lifetime::Shared,
+        };
+        let mut bytes = BTreeMap::<Lifetime, u64>::new();
+        for (digest, link) in &self.blobs {
+            *bytes.entry(lifetime(digest)).or_default() += link.size;
+        }
+        // Two that are each worth a request.
+        let mut worth = bytes.into_iter().filter(|(_, bytes)| *bytes >= pack_size / SPLIT_PARTS);
+        let (first, _) = worth.next()?;
+        worth.next()?;
+        let mut part = Plan::default();
+        self.blobs.iter().filter(|(digest, _)| lifetime(digest) == first).for_each(|(digest, link)| part.take_blob(*digest, *link));
+        Some(part)
     }
 
     /// Says that everything of `origin` behind `after` and up to `upto` was offered and taken.
@@ -203,7 +262,7 @@ mod tests {
         let record = Record { key, value, stamp: Stamp { time: HybridTime(1), node: ORIGIN.node } };
         let numbered = Numbered { origin: ORIGIN, sequence: 1, record };
         let line = record_line(&numbered, false);
-        Item { numbered, line, blobs: blobs.iter().map(|(name, size)| blob(*name, *size)).collect() }
+        Item { numbered, line, blobs: blobs.iter().map(|(name, size)| blob(*name, *size)).collect(), shared: HashSet::new() }
     }
 
     fn blob(name: u8, size: u64) -> (Digest, Link) {
@@ -268,6 +327,36 @@ mod tests {
         assert_eq!(plan.lines.len(), 2);
         plan.offer(item(Key::Tag("a".parse().expect("a name"), "b".parse().expect("a tag")), None, &[]), &Limits::default());
         assert!(plan.is_worth_it());
+    }
+
+    #[test]
+    fn what_lives_equally_long_lies_together_when_there_is_much_of_it() {
+        let tag = |name: &str, text: &str| {
+            let target = Value::Tag(TagTarget { digest: Digest::sha256(text.as_bytes()), replaced: None });
+            item(Key::Tag("app".parse().expect("a name"), name.parse().expect("a tag")), Some(target), &[])
+        };
+        let mut plan = Plan::default();
+        for (name, text, blobs) in
+            [("v1.2.0", "a", [(1, 60), (9, 10)]), ("main-17", "b", [(2, 50), (9, 10)]), ("2026.11", "c", [(3, 10), (4, 1)])]
+        {
+            plan.offer(image(text, &blobs), &Limits::default());
+            plan.offer(tag(name, text), &Limits::default());
+        }
+        let names = |plan: &Plan| plan.blobs.iter().map(|(digest, _)| *digest).collect::<Vec<_>>();
+        assert!(plan.split_off(142).is_none(), "little is not split");
+        let branch = plan.split_off(131).expect("enough");
+        assert_eq!((names(&branch), branch.lines.len(), branch.is_worth_it()), (vec![blob(2, 0).0], 0, true));
+        // The rest, as it is planned again; what both images share is no part of it, being too little.
+        let mut plan = Plan::default();
+        plan.offer(image("a", &[(1, 60), (9, 10)]), &Limits::default());
+        plan.offer(tag("v1.2.0", "a"), &Limits::default());
+        plan.offer(image("b", &[(9, 10)]), &Limits::default());
+        assert!(plan.split_off(70).is_none());
+        for (tag, expected) in
+            [("v1.0", true), ("1.2.3-rc1", true), ("stable", true), ("main", false), ("1", false), ("v", false), ("pr-1.2", false)]
+        {
+            assert_eq!(is_release(tag), expected, "{tag}");
+        }
     }
 
     #[test]

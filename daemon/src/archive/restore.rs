@@ -1,53 +1,90 @@
-//! A bucket's metadata back onto an empty node. Blobs stay where they are until somebody asks for them: see `fill`.
+//! A bucket's metadata back onto an empty node; its blobs follow (see `refill`).
 //!
-//! LIST gives the packs; the end of each, one ranged GET, gives its footer, its index, its records and their manifests. A pack that can't be used is
-//! named in the report and left out; the rest goes on.
+//! LIST gives the checkpoints; the newest that is whole gives the state up to then, by one request for its end and one for the rest. LIST gives the packs
+//! behind it; the end of each, one ranged GET, gives its footer, its index, its records and their manifests. What can't be used is named in the report
+//! and left out; an earlier checkpoint, or the packs alone, say the same with more requests.
 //!
-//! How far each origin is known afterwards follows from what the packs say they cover: up to the first gap, and no further. What is behind
-//! a gap is here as well, but a peer that comes back is asked for it again.
+//! How far each origin is known afterwards follows from the checkpoint and from what the packs say they cover. Where numbers are missing, the packs before
+//! the checkpoint are read too; what nothing brings is a gap, which is told with its numbers, and only passed over when the
+//! caller says so. What is behind a gap is here as well, but a peer that comes back is asked for it again.
+//!
+//! Of some repositories only, what is restored is written as this node's own, in the cluster that this node founded: it then does not
+//! claim to know what it left out.
 //!
 //! A restore that was interrupted can be begun again with the same address: merging records twice changes nothing.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Instant;
 
-use aws_lc_rs::signature::{ED25519, UnparsedPublicKey};
-use bytes::Bytes;
 use futures_util::stream::{self, StreamExt};
-use larder_protocol::pack::{Contents, Covered, FOOTER_SIZE, Footer, InvalidPack};
 use larder_protocol::record::{Archived, Key, Numbered, PackId, Value};
 use larder_protocol::stamp::NodeId;
 use larder_protocol::vector::{Origin, VersionVector};
 
 use crate::config::ArchiveUrl;
-use crate::store::{ClusterId, Commit};
+use crate::glob::Glob;
+use crate::store::{ClusterId, Commit, Told};
 
 use super::bucket::{self, Bucket, Listed};
-use super::{Error, Inner, Restored, Skipped, keys, queue};
+use super::tail::{self, Opened};
+use super::{Error, Gap, Inner, Restored, Skipped, checkpoint, cluster, keys, queue, refill};
 
 /// The setting that holds the address that blobs of a restored cluster come from.
 pub const SOURCE: &str = "archive/source";
 /// The setting that says that a restore was begun and not finished.
 const RESTORING: &str = "archive/restoring";
-/// Bytes of a pack's end that are asked for at first: nearly always all that is needed.
-const SUFFIX_SIZE: u64 = 64 << 10;
 /// Packs whose ends are read at a time.
 const READ_AHEAD: usize = 4;
 /// Records merged in one batch.
-const APPLY_BATCH: usize = 500;
-/// Packs listed in one restore.
-const PACKS_MAX: usize = 1_000_000;
+const APPLY_BATCH: usize = 5_000;
 
-/// What a pack's end says.
-struct Opened {
-    listed: Listed,
-    footer: Footer,
-    contents: Contents,
+/// What to restore.
+#[derive(Clone, Debug, Default)]
+pub struct RestoreOptions {
+    /// Only repositories that one of these matches; none: everything.
+    pub repositories: Vec<Glob>,
+    /// Blobs come on demand only.
+    pub metadata_only: bool,
+    /// Go on although numbers are missing.
+    pub allow_gaps: bool,
+}
+
+/// A restore under way.
+struct Work<'a> {
+    inner: &'a Arc<Inner>,
+    bucket: Arc<dyn Bucket>,
+    options: &'a RestoreOptions,
+    /// What the checkpoint covers.
+    seen: VersionVector,
+    /// Its bucket and prefix, when they are others now.
+    moved: Option<(String, String)>,
+    report: Report,
+}
+
+/// What the bucket says.
+struct Found {
+    cluster: ClusterId,
+    horizon: VersionVector,
+    seen: VersionVector,
+    gaps: Vec<Gap>,
+}
+
+/// What comes of it.
+#[derive(Default)]
+struct Report {
+    records: usize,
+    packs: usize,
+    skipped: Vec<Skipped>,
+    checkpoint: Option<String>,
+    as_of_ms: u64,
 }
 
 impl Inner {
     /// See [`super::Archive::restore`].
-    pub async fn restore(self: &Arc<Self>, url: &str) -> Result<Restored, Error> {
+    pub async fn restore(self: &Arc<Self>, url: &str, options: &RestoreOptions) -> Result<Restored, Error> {
+        let began = Instant::now();
         let address = bucket::parse_url(url)?;
         // A folder to archive into is made; one to restore from must be there.
         if let ArchiveUrl::Directory(path) = &address
@@ -64,66 +101,315 @@ impl Inner {
         if !ready.await? {
             return Err(Error::NotEmpty { url: url.to_owned() });
         }
+        let requests_before = self.ledger.tally().requests.total();
         let bucket = bucket::open(&address, &self.settings.s3, &self.ledger).await?;
-        let prefix = keys::packs(bucket.prefix());
-        let (packs, mut skipped) = list(&*bucket, &prefix).await?;
-        let cluster = self.cluster_of(&*bucket, url, &packs, &mut skipped).await?;
-        let Some(cluster) = cluster else {
-            return Err(Error::NoPacks { url: url.to_owned(), prefix, skipped: skipped.len() });
-        };
-        let begun = vec![
+        let mut work =
+            Work { inner: self, bucket: bucket.clone(), options, seen: VersionVector::default(), moved: None, report: Report::default() };
+        let begin = vec![
             (RESTORING.to_owned(), Some(url.as_bytes().to_vec())),
             (SOURCE.to_owned(), Some(bucket::display_url(&address).into_bytes())),
         ];
-        self.store.run(move |store| store.commit(Commit { records: Vec::new(), settings: begun })).await?;
+        *self.source.lock().expect("never held across a panic") = Some(bucket.clone());
+        let Found { cluster, horizon, seen, gaps } = match work.checkpoint(&begin).await? {
+            Some(found) => found,
+            None => work.packs_alone(url, begin).await?,
+        };
+        work.relocate().await?;
+        let Work { report, .. } = work;
+        let partial = !options.repositories.is_empty();
+        if !options.metadata_only {
+            // ORDER: before the records count as known, and whoever keeps copies sees what is not here.
+            self.filling.lock().expect("never held across a panic").state = "running".to_owned();
+            self.begin(vec![(refill::FILLING.to_owned(), Some(url.as_bytes().to_vec()))]).await?;
+        }
+        if partial {
+            let none = VersionVector::default();
+            self.store.run(move |store| store.take_snapshot(&Told::default(), &none, &none, &none)).await?;
+            self.begin(vec![(RESTORING.to_owned(), None)]).await?;
+        } else {
+            self.finish(&bucket, cluster, seen, horizon).await?;
+        }
+        if !options.metadata_only {
+            self.refill.notify_one();
+        }
+        let counts = self.store.run(|store| store.counts()).await?;
+        Ok(Restored {
+            cluster: hex::encode(cluster),
+            packs: report.packs,
+            records: report.records,
+            repositories: counts.repositories,
+            tags: counts.tags,
+            skipped: report.skipped,
+            checkpoint: report.checkpoint,
+            as_of: super::moment(report.as_of_ms),
+            gaps,
+            requests: self.ledger.tally().requests.total() - requests_before,
+            seconds: began.elapsed().as_secs_f64(),
+        })
+    }
 
-        // Newest first: a pack tells of the packs before it, so most `Archived` records come by themselves.
-        let (mut read, mut records, mut covers) = (0, 0, Vec::new());
+    async fn begin(&self, settings: Vec<(String, Option<Vec<u8>>)>) -> Result<(), Error> {
+        self.store.run(move |store| store.commit(Commit { records: Vec::new(), settings })).await?;
+        Ok(())
+    }
+
+    /// Everything is merged: what is known, who we are, and what needs not be archived again.
+    async fn finish(
+        &self,
+        bucket: &Arc<dyn Bucket>,
+        cluster: ClusterId,
+        known: VersionVector,
+        horizon: VersionVector,
+    ) -> Result<(), Error> {
+        // Cursors are kept for each bucket: if this node archives to another one, everything is new there.
+        let cursor = |(origin, upto): (Origin, u64)| (queue::cursor_setting(bucket.id(), &origin), Some(upto.to_string().into()));
+        let mut settings: Vec<(String, Option<Vec<u8>>)> = known.iter().map(cursor).collect();
+        settings.push((RESTORING.to_owned(), None));
+        let finished = self.store.run(move |store| {
+            store.apply(Vec::new(), &known)?;
+            store.learn_horizon(&horizon)?;
+            // ORDER: the id last but one, the mark last: a restore that dies before can be begun again.
+            store.adopt_cluster(cluster)?;
+            store.commit(Commit { records: Vec::new(), settings }).map(|_| ())
+        });
+        Ok(finished.await?)
+    }
+
+    /// Merges records in batches; says how many were refused.
+    pub(super) async fn merge(&self, records: Vec<Numbered>) -> Result<usize, Error> {
+        let count = records.len() as u64;
+        let merged = self.store.run(move |store| {
+            let (mut refused, mut records) = (0, records.into_iter().peekable());
+            while records.peek().is_some() {
+                let batch: Vec<Numbered> = records.by_ref().take(APPLY_BATCH).collect();
+                refused += store.apply(batch, &VersionVector::default())?.refused;
+            }
+            Ok::<_, crate::store::Error>(refused)
+        });
+        let refused = merged.await?;
+        self.restored_records.fetch_add(count, Ordering::Relaxed);
+        Ok(refused)
+    }
+}
+
+impl Work<'_> {
+    /// Takes the newest checkpoint that is whole, and what came behind it.
+    async fn checkpoint(&mut self, begin: &[(String, Option<Vec<u8>>)]) -> Result<Option<Found>, Error> {
+        let found = checkpoint::list(&*self.bucket, 0).await?;
+        for (_, listed) in found.into_iter().rev().take(checkpoint::TRIED_MAX) {
+            let key = listed.key.clone();
+            let opened = match checkpoint::open(&*self.bucket, listed).await {
+                Ok(opened) => Arc::new(opened),
+                Err(error) => {
+                    self.report.skipped.push(Skipped { key, why: error.to_string() });
+                    continue;
+                }
+            };
+            self.inner.begin(begin.to_vec()).await?;
+            let (packs_before, skipped_before) = (self.report.packs, self.report.skipped.len());
+            match self.with(&opened).await {
+                Ok(found) => {
+                    self.report.as_of_ms = self.report.as_of_ms.max(opened.footer.created_ms);
+                    self.report.checkpoint = Some(key);
+                    return Ok(Some(found));
+                }
+                Err(error @ (Error::Store(_) | Error::Gaps { .. })) => return Err(error),
+                // What was merged of it was signed; an earlier one and its tail bring the rest.
+                Err(error) => {
+                    self.report.packs = packs_before;
+                    self.report.skipped.truncate(skipped_before);
+                    self.report.skipped.push(Skipped { key, why: error.to_string() });
+                }
+            }
+        }
+        self.seen = VersionVector::default();
+        self.moved = None;
+        Ok(None)
+    }
+
+    /// What came behind a checkpoint, then the checkpoint: so nobody is given what was superseded since.
+    async fn with(&mut self, opened: &Arc<checkpoint::Opened>) -> Result<Found, Error> {
+        let scope = &opened.directory.scope;
+        self.seen = scope.seen.clone();
+        let is_moved = scope.bucket != self.bucket.id() || scope.prefix != self.bucket.prefix();
+        self.moved = is_moved.then(|| (scope.bucket.clone(), scope.prefix.clone()));
+        let (packs, strange) = tail::list(&*self.bucket, &scope.packs).await?;
+        self.report.skipped.extend(strange);
+        let mut covers = self.tail(packs).await?;
+        let (mut seen, mut gaps) = tail::dense(self.seen.clone(), covers.clone());
+        if !gaps.is_empty() {
+            // What is missing may stand in a pack that the checkpoint's writer knew of, without knowing all that it brings.
+            let (all, _) = tail::list(&*self.bucket, &BTreeMap::new()).await?;
+            let is_known = |id: &PackId| scope.packs.get(&id.origin).is_some_and(|last| id.sequence <= *last);
+            covers.extend(self.tail(all.into_iter().filter(|(id, _)| is_known(id)).collect()).await?);
+            (seen, gaps) = tail::dense(self.seen.clone(), covers);
+        }
+        self.check(&gaps)?;
+        if self.take_checkpoint(opened).await? > 0 {
+            // Not all of it was believed: it must come again.
+            seen = VersionVector::default();
+        }
+        Ok(Found { cluster: opened.footer.cluster, horizon: scope.horizon.clone(), seen, gaps })
+    }
+
+    /// What all packs say together.
+    async fn packs_alone(&mut self, url: &str, begin: Vec<(String, Option<Vec<u8>>)>) -> Result<Found, Error> {
+        let (packs, strange) = tail::list(&*self.bucket, &BTreeMap::new()).await?;
+        self.report.skipped.extend(strange);
+        let cluster = match cluster::marked(&*self.bucket).await {
+            // A mark without anything that can be read is nothing to restore.
+            Ok(Some(marked)) if self.any_readable(&packs).await => Some(marked),
+            Ok(_) | Err(_) => self.cluster_of(url, &packs).await?,
+        };
+        let Some(cluster) = cluster else {
+            let prefix = keys::packs(self.bucket.prefix());
+            return Err(Error::NoPacks { url: url.to_owned(), prefix, skipped: self.report.skipped.len() });
+        };
+        self.inner.begin(begin).await?;
+        let covers = self.tail(packs).await?;
+        let (seen, gaps) = tail::dense(VersionVector::default(), covers);
+        self.check(&gaps)?;
+        Ok(Found { cluster, horizon: VersionVector::default(), seen, gaps })
+    }
+
+    fn check(&self, gaps: &[Gap]) -> Result<(), Error> {
+        if gaps.is_empty() || self.options.allow_gaps {
+            return Ok(());
+        }
+        Err(Error::Gaps { bucket: self.bucket.id().to_owned(), gaps: gaps.to_vec() })
+    }
+
+    /// Merges the records of a checkpoint; how many were refused.
+    async fn take_checkpoint(&mut self, opened: &Arc<checkpoint::Opened>) -> Result<usize, Error> {
+        let (inner, options) = (self.inner, self.options);
+        let waking = inner.begin_waking(&self.bucket, opened, options);
+        let (mut records, mut pages, refused) = (0, 0, AtomicUsize::new(0));
+        let (counter, waking) = (&refused, &waking);
+        let read = checkpoint::read(&*self.bucket, opened, |page| {
+            let wanted: Vec<Numbered> = page.into_iter().filter(|numbered| is_wanted(options, &numbered.record.key)).collect();
+            records += wanted.len();
+            pages += 1;
+            let read = pages;
+            async move {
+                counter.fetch_add(inner.merge(wanted).await?, Ordering::Relaxed);
+                waking.read(read);
+                Ok(())
+            }
+        });
+        read.await?;
+        self.report.records += records;
+        let refused = refused.into_inner();
+        if refused > 0 {
+            let why = format!("{refused} of its records were refused; set this host's clock and restore again");
+            self.report.skipped.push(Skipped { key: opened.listed.key.clone(), why });
+        }
+        Ok(refused)
+    }
+
+    /// Reads the ends of packs, the newest of each writer first: a pack tells of those before it.
+    async fn tail(&mut self, packs: Vec<(PackId, Listed)>) -> Result<Vec<(Origin, larder_protocol::pack::Covered)>, Error> {
+        let mut covers = Vec::new();
+        let bucket = self.bucket.clone();
         let mut ends = stream::iter(packs.into_iter().rev())
             .map(|(id, listed)| {
                 let bucket = bucket.clone();
-                async move { open_pack(&*bucket, id, listed).await }
+                async move { tail::open(&*bucket, id, listed).await }
             })
             .buffered(READ_AHEAD);
         while let Some(opened) = ends.next().await {
             match opened {
                 Ok(opened) => {
-                    records += opened.contents.records.len();
-                    read += 1;
+                    self.report.packs += 1;
+                    self.report.as_of_ms = self.report.as_of_ms.max(opened.footer.created_ms);
                     let key = opened.listed.key.clone();
                     let covered = opened.contents.covers.clone();
-                    let refused = self.merge(&*bucket, opened).await?;
+                    let refused = self.merge_pack(opened).await?;
                     if refused == 0 {
                         covers.extend(covered);
                     } else {
                         let why = format!("{refused} of its records lie in the future; set this host's clock and restore again");
-                        skipped.push(Skipped { key, why });
+                        self.report.skipped.push(Skipped { key, why });
                     }
                 }
                 Err((key, why)) => {
                     // Those that had to be opened for their cluster are in the report already.
-                    if !skipped.iter().any(|skipped| skipped.key == key) {
-                        skipped.push(Skipped { key, why });
+                    if !self.report.skipped.iter().any(|skipped| skipped.key == key) {
+                        self.report.skipped.push(Skipped { key, why });
                     }
                 }
             }
         }
-        drop(ends);
-        self.finish(&bucket, cluster, dense(covers)).await?;
-        let counts = self.store.run(|store| store.counts()).await?;
-        *self.source.lock().expect("never held across a panic") = Some(bucket);
-        let cluster = hex::encode(cluster);
-        Ok(Restored { cluster, packs: read, records, repositories: counts.repositories, tags: counts.tags, skipped })
+        Ok(covers)
+    }
+
+    /// Merges a pack's records and makes its blobs findable; says how many records were refused.
+    async fn merge_pack(&mut self, opened: Opened) -> Result<usize, Error> {
+        let Opened { listed, footer, contents } = opened;
+        let archived = Archived {
+            bucket: self.bucket.id().to_owned(),
+            object_key: listed.key,
+            size: footer.size,
+            created_ms: footer.created_ms,
+            records: footer.record_count,
+            contents: contents.located(),
+        };
+        // What the checkpoint covers is in it, or was deleted and forgotten since.
+        let (seen, options) = (&self.seen, self.options);
+        let is_new = |numbered: &Numbered| numbered.sequence > seen.get(&numbered.origin) && is_wanted(options, &numbered.record.key);
+        let records: Vec<Numbered> = contents.records.into_iter().filter(is_new).collect();
+        self.report.records += records.len();
+        let refused = self.inner.merge(records).await?;
+        self.inner
+            .store
+            .run(move |store| {
+                let known = store.pack(&footer.pack)?;
+                if known.is_none_or(|known| (&known.bucket, &known.object_key) != (&archived.bucket, &archived.object_key)) {
+                    let records = vec![(Key::Archived(footer.pack), Some(Value::Archived(archived)))];
+                    store.commit(Commit { records, settings: Vec::new() })?;
+                }
+                Ok::<_, crate::store::Error>(())
+            })
+            .await?;
+        Ok(refused)
+    }
+
+    /// A bucket that was copied: what the checkpoint says of its packs is true of those here.
+    async fn relocate(&self) -> Result<(), Error> {
+        let Some((from, old_prefix)) = self.moved.clone() else { return Ok(()) };
+        let mut moved = Vec::new();
+        self.inner
+            .each_pack(|id, archived| {
+                if archived.bucket == from {
+                    moved.push((*id, archived.clone()));
+                }
+            })
+            .await?;
+        let (old, new) = (keys::packs(&old_prefix), keys::packs(self.bucket.prefix()));
+        let bucket = self.bucket.id().to_owned();
+        for part in moved.chunks(PACKS_MOVED_AT_ONCE) {
+            let place = |(id, archived): &(PackId, Archived)| {
+                let object_key = format!("{new}{}", archived.object_key.strip_prefix(&old)?);
+                let archived = Archived { bucket: bucket.clone(), object_key, ..archived.clone() };
+                Some((Key::Archived(*id), Some(Value::Archived(archived))))
+            };
+            let records = part.iter().filter_map(place).collect();
+            self.inner.store.run(move |store| store.commit(Commit { records, settings: Vec::new() })).await?;
+        }
+        Ok(())
+    }
+
+    /// Whether a pack can be read at all: the newest of any writer.
+    async fn any_readable(&self, packs: &[(PackId, Listed)]) -> bool {
+        for (id, listed) in packs.iter().rev() {
+            if tail::open(&*self.bucket, *id, listed.clone()).await.is_ok() {
+                return true;
+            }
+        }
+        false
     }
 
     /// The one cluster that writes to the bucket. A node may have archived before it joined: what counts is its newest readable pack.
-    async fn cluster_of(
-        &self,
-        bucket: &dyn Bucket,
-        url: &str,
-        packs: &[(PackId, Listed)],
-        skipped: &mut Vec<Skipped>,
-    ) -> Result<Option<ClusterId>, Error> {
+    async fn cluster_of(&mut self, url: &str, packs: &[(PackId, Listed)]) -> Result<Option<ClusterId>, Error> {
         let mut writers: BTreeMap<NodeId, Vec<&(PackId, Listed)>> = BTreeMap::new();
         for pack in packs {
             writers.entry(pack.0.origin.node).or_default().push(pack);
@@ -132,12 +418,12 @@ impl Inner {
         for mut packs in writers.into_values() {
             packs.sort_by_key(|(id, _)| *id);
             for (id, listed) in packs.into_iter().rev() {
-                match open_pack(bucket, *id, listed.clone()).await {
+                match tail::open(&*self.bucket, *id, listed.clone()).await {
                     Ok(opened) => {
                         clusters.insert(opened.footer.cluster);
                         break;
                     }
-                    Err((key, why)) => skipped.push(Skipped { key, why }),
+                    Err((key, why)) => self.report.skipped.push(Skipped { key, why }),
                 }
             }
         }
@@ -146,126 +432,21 @@ impl Inner {
             _ => Err(Error::Clusters { url: url.to_owned(), clusters: clusters.into_iter().map(hex::encode).collect() }),
         }
     }
-
-    /// Merges a pack's records and makes its blobs findable; says how many records were refused.
-    async fn merge(&self, bucket: &dyn Bucket, opened: Opened) -> Result<usize, Error> {
-        let Opened { listed, footer, contents } = opened;
-        let archived = Archived {
-            bucket: bucket.id().to_owned(),
-            object_key: listed.key,
-            size: footer.size,
-            created_ms: footer.created_ms,
-            records: footer.record_count,
-            contents: contents.located(),
-        };
-        let merged = self.store.run(move |store| {
-            let (mut refused, mut records) = (0, contents.records.into_iter().peekable());
-            while records.peek().is_some() {
-                let batch: Vec<Numbered> = records.by_ref().take(APPLY_BATCH).collect();
-                refused += store.apply(batch, &VersionVector::default())?.refused;
-            }
-            let known = store.pack(&footer.pack)?;
-            if known.is_none_or(|known| (&known.bucket, &known.object_key) != (&archived.bucket, &archived.object_key)) {
-                let records = vec![(Key::Archived(footer.pack), Some(Value::Archived(archived)))];
-                store.commit(Commit { records, settings: Vec::new() })?;
-            }
-            Ok::<_, crate::store::Error>(refused)
-        });
-        Ok(merged.await?)
-    }
-
-    /// Everything is merged: what is known, who we are, and what needs not be archived again.
-    async fn finish(&self, bucket: &Arc<dyn Bucket>, cluster: ClusterId, known: VersionVector) -> Result<(), Error> {
-        // Cursors are kept for each bucket: if this node archives to another one, everything is new there.
-        let cursor = |(origin, upto): (Origin, u64)| (queue::cursor_setting(bucket.id(), &origin), Some(upto.to_string().into()));
-        let mut settings: Vec<(String, Option<Vec<u8>>)> = known.iter().map(cursor).collect();
-        settings.push((RESTORING.to_owned(), None));
-        let finished = self.store.run(move |store| {
-            store.apply(Vec::new(), &known)?;
-            // ORDER: the id last but one, the mark last: a restore that dies before can be begun again.
-            store.adopt_cluster(cluster)?;
-            store.commit(Commit { records: Vec::new(), settings }).map(|_| ())
-        });
-        Ok(finished.await?)
-    }
 }
 
-/// Every pack in the bucket, in order of its key, and what lies among them that is none.
-async fn list(bucket: &dyn Bucket, prefix: &str) -> Result<(Vec<(PackId, Listed)>, Vec<Skipped>), Error> {
-    let (mut packs, mut skipped, mut after) = (Vec::new(), Vec::new(), None::<String>);
-    loop {
-        let page = bucket.list(prefix, after.as_deref()).await?;
-        after = page.objects.last().map(|listed| listed.key.clone());
-        for listed in page.objects {
-            match keys::parse_pack(bucket.prefix(), &listed.key) {
-                Some(id) => packs.push((id, listed)),
-                None => skipped.push(Skipped { key: listed.key, why: "its name is not that of a pack".to_owned() }),
-            }
+/// Packs whose places are written anew in one commit.
+const PACKS_MOVED_AT_ONCE: usize = 16;
+
+/// Whether a record is among those that are restored. Of some repositories only, it is nothing that is said of nodes.
+pub(super) fn is_wanted(options: &RestoreOptions, key: &Key) -> bool {
+    if options.repositories.is_empty() {
+        return true;
+    }
+    match key {
+        Key::Manifest(repository, _) | Key::Tag(repository, _) | Key::Link(repository, _) => {
+            options.repositories.iter().any(|glob| glob.matches(repository.as_str()))
         }
-        if !page.more || after.is_none() || packs.len() >= PACKS_MAX {
-            return Ok((packs, skipped));
-        }
-    }
-}
-
-/// Reads and checks the end of a pack; on failure: its key, and why.
-async fn open_pack(bucket: &dyn Bucket, id: PackId, listed: Listed) -> Result<Opened, (String, String)> {
-    match read_pack(bucket, id, &listed).await {
-        Ok((footer, contents)) => Ok(Opened { listed, footer, contents }),
-        Err(error) => Err((listed.key, error.to_string())),
-    }
-}
-
-async fn read_pack(bucket: &dyn Bucket, id: PackId, listed: &Listed) -> Result<(Footer, Contents), Error> {
-    let Listed { key, size } = listed;
-    let invalid = |source| Error::Pack { key: key.clone(), source: Box::new(source) };
-    if *size < FOOTER_SIZE {
-        return Err(invalid(InvalidPack::NoFooter));
-    }
-    let start = size.saturating_sub(SUFFIX_SIZE);
-    let suffix = bucket::get_whole(bucket, key, start..*size).await?;
-    let footer = Footer::parse(&suffix[suffix.len() - FOOTER_SIZE as usize..], *size, verify).map_err(invalid)?;
-    if footer.pack != id {
-        return Err(invalid(InvalidPack::Footer { what: "another pack than its name does" }));
-    }
-    let tail: Bytes = if footer.tail >= start {
-        suffix.slice((footer.tail - start) as usize..)
-    } else {
-        let before = bucket::get_whole(bucket, key, footer.tail..start).await?;
-        [before, suffix].concat().into()
-    };
-    tokio::task::spawn_blocking(move || Contents::parse(&footer, &tail).map(|contents| (footer, contents)))
-        .await
-        .expect("reading a pack does not panic")
-        .map_err(invalid)
-}
-
-/// Whether a signature is a node's: its id is its public key.
-pub(super) fn verify(node: &NodeId, bytes: &[u8], signature: &[u8; 64]) -> bool {
-    UnparsedPublicKey::new(&ED25519, &node.0).verify(bytes, signature).is_ok()
-}
-
-/// How far each origin is covered without a gap.
-fn dense(mut covers: Vec<(Origin, Covered)>) -> VersionVector {
-    covers.sort_by_key(|(origin, covered)| (*origin, covered.after));
-    let mut known = VersionVector::default();
-    for (origin, covered) in covers {
-        if covered.after <= known.get(&origin) {
-            known.advance(origin, covered.upto);
-        }
-    }
-    known
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn f32_what_is_known_ends_at_the_first_gap() {
-        let origin = |name| Origin { node: NodeId([name; 32]), incarnation: 1 };
-        let cover = |name, after, upto| (origin(name), Covered { after, upto });
-        let known = dense(vec![cover(1, 10, 20), cover(1, 0, 12), cover(1, 30, 40), cover(2, 5, 9), cover(3, 0, 7), cover(3, 0, 3)]);
-        assert_eq!((known.get(&origin(1)), known.get(&origin(2)), known.get(&origin(3))), (20, 0, 7));
+        Key::Archived(_) => true,
+        Key::Member(_) | Key::Role(_) | Key::User(_) | Key::Robot(_) | Key::Rule(..) | Key::Unknown { .. } => false,
     }
 }

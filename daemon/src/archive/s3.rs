@@ -1,6 +1,6 @@
 //! A bucket on S3, or on a server that speaks it; the only file that knows the SDK.
 //!
-//! A pack is one PutObject: its length and its CRC-64/NVME are announced, its bytes stream from the blob files and are read
+//! A pack is one PutObject (above `archive.multipart_above`, in parts): its length and its CRC-64/NVME are announced, its bytes stream from the blob files and are read
 //! again for a retry. The payload itself is not signed (that would cost a second pass over it), so it must travel over TLS or not leave
 //! this host: other endpoints are refused. Credentials come from the SDK's default chain, and not before the first request.
 //!
@@ -17,7 +17,7 @@ use aws_sdk_s3::config::interceptors::BeforeTransmitInterceptorContextRef;
 use aws_sdk_s3::config::retry::RetryConfig;
 use aws_sdk_s3::config::timeout::TimeoutConfig;
 use aws_sdk_s3::config::{
-    BehaviorVersion, ConfigBag, Intercept, Region, RequestChecksumCalculation, ResponseChecksumValidation, RuntimeComponents,
+    BehaviorVersion, ConfigBag, IdentityCache, Intercept, Region, RequestChecksumCalculation, ResponseChecksumValidation, RuntimeComponents,
 };
 use aws_sdk_s3::error::{BoxError, DisplayErrorContext, ProvideErrorMetadata, SdkError};
 use aws_sdk_s3::primitives::{ByteStream, SdkBody};
@@ -32,8 +32,11 @@ use super::bucket::{Bucket, Chunks, Listed, Object, Page, S3Settings};
 use super::ledger::{self, Ledger, Prices, Request};
 use super::{Error, body};
 
-/// Largest object that one PutObject may write.
-const OBJECT_SIZE_MAX: u64 = 5 << 30;
+mod mend;
+mod parts;
+
+/// Largest object: what S3 takes in parts.
+const OBJECT_SIZE_MAX: u64 = 5 << 40;
 /// Attempts of one request, the first included.
 const ATTEMPTS_MAX: u32 = 4;
 /// The longest wait between two of them.
@@ -54,6 +57,7 @@ pub struct S3 {
     settings: S3Settings,
     ledger: Ledger,
     client: OnceCell<Client>,
+    mend: mend::Mend,
 }
 
 impl fmt::Debug for S3 {
@@ -73,7 +77,7 @@ impl S3 {
         }
         let id = if prefix.is_empty() { format!("s3://{bucket}") } else { format!("s3://{bucket}/{prefix}") };
         let (bucket, prefix) = (bucket.to_owned(), prefix.to_owned());
-        Ok(Self { id, bucket, prefix, settings: settings.clone(), ledger, client: OnceCell::new() })
+        Ok(Self { id, bucket, prefix, settings: settings.clone(), ledger, client: OnceCell::new(), mend: mend::Mend::default() })
     }
 
     /// The client, made at the first request.
@@ -82,7 +86,12 @@ impl S3 {
             .get_or_init(|| async {
                 // With the region given, loading reads files and environment only; credentials are looked for by the first request.
                 let region = Region::new(self.settings.region.clone());
-                let shared = aws_config::defaults(BehaviorVersion::latest()).region(region).load().await;
+                let shared = aws_config::defaults(BehaviorVersion::latest())
+                    .region(region.clone())
+                    .credentials_provider(mend::Renewing::new(region, self.mend.clone()))
+                    .identity_cache(IdentityCache::no_cache())
+                    .load()
+                    .await;
                 self.configure(&shared)
             })
             .await
@@ -95,6 +104,8 @@ impl S3 {
             .response_checksum_validation(ResponseChecksumValidation::WhenRequired)
             .retry_config(RetryConfig::standard().with_max_attempts(ATTEMPTS_MAX).with_max_backoff(RETRY_DELAY_MAX))
             .timeout_config(timeouts(0))
+            .time_source(self.mend.clone())
+            .retry_classifier(self.mend.clone())
             .interceptor(Count(self.ledger.clone()));
         if let Some(endpoint) = &self.settings.endpoint {
             config = config.endpoint_url(endpoint);
@@ -115,6 +126,9 @@ impl S3 {
             (None, Some(status)) => format!("answer {status} without a code: {}", DisplayErrorContext(&error)),
             (None, None) => DisplayErrorContext(&error).to_string(),
         };
+        if error.code() == Some("NoSuchKey") {
+            return Error::NoObject { key: key.to_owned(), bucket: self.id.clone() };
+        }
         if detail.len() > DETAIL_LENGTH_MAX {
             let end = (0..=DETAIL_LENGTH_MAX).rev().find(|end| detail.is_char_boundary(*end)).unwrap_or(0);
             detail.truncate(end);
@@ -146,6 +160,9 @@ impl Bucket for S3 {
 
     fn put_once(&self, object: Object) -> BoxFuture<'_, Result<(), Error>> {
         Box::pin(async move {
+            if object.body.size() > self.settings.multipart_above {
+                return self.put_parts(object).await;
+            }
             let Object { key, crc64, body } = object;
             let (size, checksum) = (body.size(), BASE64.encode(crc64.to_be_bytes()));
             let again = body.clone();
@@ -314,7 +331,8 @@ mod tests {
     }
 
     fn bucket(endpoint: &str) -> (S3, Ledger) {
-        let settings = S3Settings { endpoint: Some(endpoint.to_owned()), region: "us-east-1".to_owned(), path_style: true };
+        let settings =
+            S3Settings { endpoint: Some(endpoint.to_owned()), region: "us-east-1".to_owned(), path_style: true, multipart_above: 5 << 30 };
         let ledger = Ledger::new(None, Default::default());
         (S3::new("b", "p", &settings, ledger.clone()).expect("a bucket"), ledger)
     }

@@ -16,6 +16,9 @@ use super::*;
 use crate::config::Durability;
 use crate::store::{DataFolder, ManifestPush, Options};
 
+/// What the first pack takes: is the bucket marked, the mark, the pack.
+const FIRST_PACK: Requests = Requests { put: 2, get: 1, list: 0, head: 0, delete: 0 };
+
 /// A bucket whose next puts do their work and then say that they failed.
 #[derive(Debug)]
 pub(super) struct Flaky {
@@ -40,6 +43,9 @@ impl Bucket for Flaky {
     fn put_once(&self, object: Object) -> BoxFuture<'_, Result<(), Error>> {
         Box::pin(async move {
             let key = object.key.clone();
+            if key.ends_with("/cluster") {
+                return self.bucket.put_once(object).await;
+            }
             self.keys.lock().expect("no panic").push(key.clone());
             self.bucket.put_once(object).await?;
             match self.failures.fetch_update(Ordering::SeqCst, Ordering::SeqCst, |left| left.checked_sub(1)) {
@@ -84,22 +90,18 @@ pub(super) async fn node(folder: &std::path::Path, seed: u8) -> Node {
     let ledger = Ledger::new(None, metrics.clone());
     let bucket = Directory::open(folder, ledger.clone()).await.expect("a bucket");
     let flaky = Arc::new(Flaky { bucket, failures: AtomicUsize::new(0), keys: Mutex::default() });
-    let s3 = S3Settings { endpoint: None, region: "us-east-1".to_owned(), path_style: false };
-    let settings = Settings { url: None, s3, max_delay: Duration::from_secs(900), pack_size: 512 << 20 };
-    let inner = Inner {
-        settings,
-        store: store.clone(),
-        sign: Arc::new(move |bytes| key.sign(bytes).as_ref().try_into().expect("64 bytes")),
-        metrics,
-        ledger,
-        bucket: Some(flaky.clone()),
-        source: Mutex::default(),
-        ensure: OnceLock::new(),
-        turn: Default::default(),
-        hurry: Default::default(),
-        counting: Default::default(),
-        last_error: Default::default(),
+    let s3 = S3Settings { endpoint: None, region: "us-east-1".to_owned(), path_style: false, multipart_above: 5 << 30 };
+    let settings = Settings {
+        url: Some(crate::config::ArchiveUrl::Directory(folder.to_owned())),
+        s3,
+        max_delay: Duration::from_secs(900),
+        pack_size: 512 << 20,
+        checkpoint: checkpoint::Due { packs: 500, age: Duration::from_secs(7 * 86_400) },
+        recounted_every: Duration::from_secs(60),
+        scratch: data.path().to_owned(),
     };
+    let sign: Sign = Arc::new(move |bytes| key.sign(bytes).as_ref().try_into().expect("64 bytes"));
+    let inner = Inner::new(settings, store.clone(), sign, metrics, ledger, Some(flaky.clone()), None);
     Node { _data: data, archive: Archive { inner: Arc::new(inner) }, store, flaky }
 }
 
@@ -151,6 +153,8 @@ fn gets(node: &Node) -> u64 {
     node.archive.inner.ledger.tally().requests.get
 }
 
+mod checkpoints;
+
 #[tokio::test]
 async fn a_bucket_brings_back_what_was_pushed() {
     let folder = tempfile::tempdir().expect("a folder");
@@ -160,11 +164,12 @@ async fn a_bucket_brings_back_what_was_pushed() {
     let packs = first.archive.flush().await.expect("flushed");
     assert_eq!(packs.len(), 1);
     let tally = first.archive.inner.ledger.tally();
-    // One put for everything; the blobs that both images share are in it once.
-    assert_eq!((tally.requests, tally.pushes, tally.blobs), (Requests { put: 1, ..Default::default() }, 2, 4));
+    // One put for everything, after the bucket was marked; the blobs that both images share are in it once.
+    assert_eq!((tally.requests, tally.pushes, tally.blobs), (FIRST_PACK, 2, 4));
 
     let second = node(&folder.path().join("its-own"), 2).await;
-    let restored = second.archive.restore(&format!("file://{}", folder.path().display())).await.expect("restored");
+    let restored =
+        second.archive.restore(&format!("file://{}", folder.path().display()), RestoreOptions::default()).await.expect("restored");
     assert_eq!((restored.packs, restored.repositories, restored.tags, restored.skipped.len()), (1, 1, 2, 0));
     assert_eq!(second.store.cluster(), first.store.cluster());
     assert_eq!(second.store.tag(&app(), &"v1".parse().expect("a tag")).expect("readable").expect("there").digest, digest);
@@ -176,7 +181,7 @@ async fn a_bucket_brings_back_what_was_pushed() {
     assert_eq!(gets(&second) - before, 1);
     assert!(second.store.blob(&Digest::sha256(&layer)).expect("readable").is_some());
     // Not a second time over it.
-    let again = second.archive.restore(&format!("file://{}", folder.path().display())).await;
+    let again = second.archive.restore(&format!("file://{}", folder.path().display()), RestoreOptions::default()).await;
     assert!(matches!(again, Err(Error::NotEmpty { .. })), "{again:?}");
 }
 
@@ -189,7 +194,7 @@ async fn nothing_queued_is_no_request() {
     assert_eq!(node.archive.flush().await.expect("flushed").len(), 1);
     // The record of the pack itself waits for the next push.
     assert!(node.archive.flush().await.expect("flushed").is_empty());
-    assert_eq!(node.archive.inner.ledger.tally().requests, Requests { put: 1, ..Default::default() });
+    assert_eq!(node.archive.inner.ledger.tally().requests, FIRST_PACK);
     assert_eq!(node.archive.status().await.expect("a status").pending_records, 0);
     // A second tag of the same image brings no blob again.
     push(&node.store, "v2", &[b"{}"]);
@@ -244,7 +249,11 @@ async fn s38_forged_and_damaged_packs_are_left_out_by_name() {
     std::fs::copy(path(&keys[2]), path(&renamed)).expect("copied");
 
     let second = node(&folder.path().join("its-own"), 2).await;
-    let restored = second.archive.restore(&format!("file://{}", folder.path().display())).await.expect("restored");
+    let url = format!("file://{}", folder.path().display());
+    let refused = second.archive.restore(&url, RestoreOptions::default()).await;
+    assert!(matches!(&refused, Err(Error::Gaps { gaps, .. }) if gaps.len() == 1), "{refused:?}");
+    let options = RestoreOptions { allow_gaps: true, ..RestoreOptions::default() };
+    let restored = second.archive.restore(&url, options).await.expect("restored");
     let mut skipped: Vec<&str> = restored.skipped.iter().map(|skipped| skipped.key.as_str()).collect();
     skipped.sort_unstable();
     let mut expected = vec![keys[0].as_str(), &keys[1], &renamed, "v1/packs/readme"];
@@ -258,18 +267,47 @@ async fn s38_forged_and_damaged_packs_are_left_out_by_name() {
 #[tokio::test]
 async fn two_clusters_in_one_bucket_are_told_apart() {
     let folder = tempfile::tempdir().expect("a folder");
-    for seed in [1, 2] {
-        let node = node(folder.path(), seed).await;
-        push(&node.store, "v1", &[b"{}", &[seed]]);
-        node.archive.flush().await.expect("flushed");
-    }
+    let first = node(folder.path(), 1).await;
+    push(&first.store, "v1", &[b"{}", &[1]]);
+    first.archive.flush().await.expect("flushed");
+    let second = node(folder.path(), 2).await;
+    push(&second.store, "v1", &[b"{}", &[2]]);
+    let refused = second.archive.flush().await;
+    assert!(matches!(&refused, Err(Error::OtherCluster { cluster, .. }) if *cluster == hex::encode(first.store.cluster())), "{refused:?}");
+    // As programs of before have left it: without a mark.
+    let mark = folder.path().join("v1/cluster");
+    std::fs::remove_file(&mark).expect("removed");
+    second.archive.flush().await.expect("flushed");
+    std::fs::remove_file(&mark).expect("removed");
     let third = node(&folder.path().join("its-own"), 3).await;
-    let restored = third.archive.restore(&format!("file://{}", folder.path().display())).await;
+    let restored = third.archive.restore(&format!("file://{}", folder.path().display()), RestoreOptions::default()).await;
     assert!(matches!(&restored, Err(Error::Clusters { clusters, .. }) if clusters.len() == 2), "{restored:?}");
-    let nowhere = third.archive.restore(&format!("file://{}", folder.path().join("nothing").display())).await;
+    let nowhere = third.archive.restore(&format!("file://{}", folder.path().join("nothing").display()), RestoreOptions::default()).await;
     assert!(matches!(&nowhere, Err(Error::Url { .. })), "{nowhere:?}");
-    let empty = third.archive.restore(&format!("file://{}", folder.path().join("its-own").display())).await;
+    let empty = third.archive.restore(&format!("file://{}", folder.path().join("its-own").display()), RestoreOptions::default()).await;
     assert!(matches!(&empty, Err(Error::NoPacks { .. })), "{empty:?}");
+}
+
+#[tokio::test]
+async fn f38_an_emptied_bucket_gets_nothing_until_somebody_says_so() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let node = node(folder.path(), 1).await;
+    push(&node.store, "v1", &[b"{}", b"one"]);
+    node.archive.flush().await.expect("flushed");
+    std::fs::remove_dir_all(folder.path().join("v1")).expect("emptied");
+    // It is looked at once a day, and after each start.
+    node.archive.inner.turn.lock().await.checked = None;
+    push(&node.store, "v2", &[b"{}", b"two"]);
+    assert!(matches!(node.archive.flush().await, Err(Error::Replaced { .. })));
+    assert!(matches!(node.archive.checkpoint().await, Err(Error::Replaced { .. })));
+    assert!(!folder.path().join("v1").exists());
+    assert_eq!(node.archive.start_over().await.expect("forgotten"), 1);
+    assert_eq!(node.archive.flush().await.expect("flushed").len(), 1);
+    let fresh = super::tests::node(&folder.path().join("its-own"), 2).await;
+    let restored =
+        fresh.archive.restore(&format!("file://{}", folder.path().display()), RestoreOptions::default()).await.expect("restored");
+    assert_eq!((restored.tags, restored.gaps.len()), (2, 0));
+    assert!(pull(&fresh, b"one").await && pull(&fresh, b"two").await);
 }
 
 #[tokio::test]
@@ -280,12 +318,12 @@ async fn a_restored_node_goes_on_archiving_and_can_be_restored_again() {
     push(&first.store, "v1", &[b"{}", b"one"]);
     first.archive.flush().await.expect("flushed");
     let second = node(folder.path(), 2).await;
-    second.archive.restore(&url).await.expect("restored");
+    second.archive.restore(&url, RestoreOptions::default()).await.expect("restored");
     assert!(second.archive.flush().await.expect("flushed").is_empty(), "what was restored is archived already");
     push(&second.store, "v2", &[b"{}", b"two"]);
     assert_eq!(second.archive.flush().await.expect("flushed").len(), 1);
     let third = node(folder.path(), 3).await;
-    let restored = third.archive.restore(&url).await.expect("restored");
+    let restored = third.archive.restore(&url, RestoreOptions::default()).await.expect("restored");
     assert_eq!((restored.packs, restored.tags, restored.skipped.len()), (2, 2, 0));
     assert!(pull(&third, b"one").await && pull(&third, b"two").await);
 }

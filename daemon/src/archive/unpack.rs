@@ -22,7 +22,7 @@ use larder_protocol::record::{Key, Value};
 use serde::Serialize;
 use sha2::Digest as _;
 
-use super::{Error, restore};
+use super::{Error, tail};
 
 const PIECE_SIZE: usize = 1 << 20;
 
@@ -56,7 +56,7 @@ pub fn unpack(path: &Path, into: &Path) -> Result<Unpacked, Error> {
     if size < FOOTER_SIZE {
         return Err(invalid(InvalidPack::NoFooter));
     }
-    let footer = Footer::parse(&read(size - FOOTER_SIZE, FOOTER_SIZE)?, size, restore::verify).map_err(invalid)?;
+    let footer = Footer::parse(&read(size - FOOTER_SIZE, FOOTER_SIZE)?, size, tail::verify).map_err(invalid)?;
     // The footer has bounded it.
     let contents = Contents::parse(&footer, &read(footer.tail, footer.tail_length())?).map_err(invalid)?;
 

@@ -21,7 +21,7 @@ use crc_fast::CrcAlgorithm::Crc64Nvme;
 use larder_protocol::digest::{CHUNK_SIZE, Digest};
 use larder_protocol::pack::{BlobPart, Draft, Piece, record_line};
 use larder_protocol::record::{Archived, Key, Link, Numbered, PackId, Value};
-use larder_protocol::vector::VersionVector;
+use larder_protocol::vector::{Origin, VersionVector};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
@@ -30,10 +30,10 @@ use crate::failpoint;
 use crate::store::{self, Commit, Content, Store};
 
 use super::body::{self, Body, OpenBlob};
-use super::bucket::{Bucket, Object};
+use super::bucket::{Bucket, Listed, Object};
 use super::plan::{Item, Limits, Offered, Plan};
 use super::queue::{self, TAIL_BATCH, Waiting};
-use super::{Error, Inner, PackInfo, keys, ledger};
+use super::{Error, Inner, PackInfo, keys, ledger, tail};
 
 /// The setting that holds the sequence of this node's last pack.
 const SEQUENCE: &str = "archive/sequence";
@@ -41,6 +41,8 @@ const SEQUENCE: &str = "archive/sequence";
 pub const MISSING: &str = "archive/missing/";
 /// Missing blobs that are looked for again with a pack.
 const MISSING_RETRIED_MAX: usize = 100;
+/// Packs that are looked at when another's records are taken over.
+const TAKEOVER_READS_MAX: usize = 8;
 /// Room for the tables of a pack beside a blob that is nearly as large as an object may be.
 const TABLES_SIZE_MAX: u64 = 192 << 20;
 /// Changes that come within this time are looked at together.
@@ -61,11 +63,15 @@ pub struct Turn {
     sealed: Option<Ready>,
     /// Blobs on this disk whose bytes are not what they were.
     rotten: HashSet<Digest>,
+    /// Others' origins whose packs were looked at for how far they are archived.
+    took_over: HashSet<Origin>,
+    /// When it was last seen that the bucket is this cluster's.
+    pub(super) checked: Option<Instant>,
 }
 
 /// A pack that is ready to be put, and what is written once it stands.
 #[derive(Clone, Debug)]
-struct Ready {
+pub(super) struct Ready {
     id: PackId,
     pieces: Arc<[Piece]>,
     crc64: u64,
@@ -76,10 +82,10 @@ struct Ready {
 }
 
 /// A plan, and the rows of [`MISSING`] that go with it.
-struct Planned {
-    plan: Plan,
-    missing: Vec<(Digest, Link)>,
-    found: Vec<Digest>,
+pub(super) struct Planned {
+    pub plan: Plan,
+    pub missing: Vec<(Digest, Link)>,
+    pub found: Vec<Digest>,
 }
 
 /// An item whose blobs were looked for on this disk.
@@ -119,6 +125,7 @@ impl Inner {
                     Ok(()) => { let _ = tokio::time::timeout(DEBOUNCE, stop.cancelled()).await; }
                     Err(_) => return stop.cancelled().await,
                 },
+                () = tokio::time::sleep(self.settings.recounted_every) => {}
                 () = sleep_until(due) => {
                     let written = tokio::select! {
                         () = stop.cancelled() => break,
@@ -152,6 +159,11 @@ impl Inner {
         let bucket = self.bucket.clone().ok_or(Error::Off)?;
         let mut turn = self.turn.lock().await;
         let written = self.write_packs(&bucket, &mut turn).await;
+        if written.as_ref().is_ok_and(|packs| !packs.is_empty())
+            && let Err(error) = self.checkpoint_when_due(&bucket, &mut turn).await
+        {
+            tracing::warn!(bucket = bucket.id(), %error, "a checkpoint is due and could not be written; it is tried again with the next pack");
+        }
         let this = self.clone();
         self.store.run(move |_| this.counting.lock().expect("counting does not panic").queue = Default::default()).await;
         *self.last_error.lock().expect("never held across a panic") = written.as_ref().err().map(ToString::to_string);
@@ -161,10 +173,10 @@ impl Inner {
 
     /// What waits.
     pub async fn count(self: &Arc<Self>, bucket: &Arc<dyn Bucket>) -> Result<Waiting, Error> {
-        let (this, id) = (self.clone(), bucket.id().to_owned());
+        let (this, id, gone) = (self.clone(), bucket.id().to_owned(), self.gone());
         let waiting = self.store.run(move |store| {
             let counting = &mut *this.counting.lock().expect("counting does not panic");
-            counting.queue.count(store, &id, &mut counting.in_bucket, now_ms()).map(|()| counting.queue.waiting())
+            counting.queue.count(store, &*gone, &id, &mut counting.in_bucket, now_ms()).map(|()| counting.queue.waiting())
         });
         let waiting = waiting.await?;
         self.metrics.archive_pending_bytes.set(waiting.bytes);
@@ -190,11 +202,15 @@ impl Inner {
         loop {
             let ready = match turn.sealed.take() {
                 Some(ready) => ready,
-                None => match self.plan(bucket, &until, &turn.rotten).await? {
+                None => match self.plan(bucket, &until, &turn.rotten, &mut turn.took_over).await? {
                     Some(planned) => self.seal(bucket, planned).await?,
                     None => return Ok(written),
                 },
             };
+            if let Err(error) = self.check_bucket(bucket, &mut turn.checked).await {
+                turn.sealed = Some(ready);
+                return Err(error);
+            }
             match self.put(bucket, &ready).await {
                 Ok(()) => written.push(PackInfo::new(&ready.id, &ready.archived)),
                 Err(error @ Error::Checksum { .. }) => {
@@ -206,6 +222,7 @@ impl Inner {
                     turn.rotten.extend(rotten);
                 }
                 Err(error) => {
+                    turn.checked = None;
                     if self.intact(&ready).await? {
                         turn.sealed = Some(ready);
                     }
@@ -216,7 +233,7 @@ impl Inner {
     }
 
     /// Puts a pack and records it.
-    async fn put(&self, bucket: &Arc<dyn Bucket>, ready: &Ready) -> Result<(), Error> {
+    pub(super) async fn put(&self, bucket: &Arc<dyn Bucket>, ready: &Ready) -> Result<(), Error> {
         let key = ready.archived.object_key.clone();
         let failed = |source: io::Error| Error::Bucket {
             doing: "put",
@@ -248,13 +265,18 @@ impl Inner {
         bucket: &Arc<dyn Bucket>,
         until: &VersionVector,
         rotten: &HashSet<Digest>,
+        took_over: &mut HashSet<Origin>,
     ) -> Result<Option<Planned>, Error> {
         let limits = Limits::default();
         let mut planned = Planned { plan: Plan::default(), missing: Vec::new(), found: Vec::new() };
         let mut tried = HashSet::new();
-        'origins: for (origin, _) in self.store.run(queue::origins).await? {
+        let gone = self.gone();
+        'origins: for (origin, _) in self.store.run(move |store| queue::origins(store, &*gone)).await? {
             let last = until.get(&origin);
             let id = bucket.id().to_owned();
+            if origin.node != self.store.origin().node && took_over.insert(origin) {
+                self.take_over(bucket, origin).await?;
+            }
             let start = self.store.run(move |store| queue::cursor(store, &id, &origin)).await?;
             let mut after = start;
             while after < last {
@@ -293,8 +315,41 @@ impl Inner {
             return Ok(None);
         }
         self.retry_missing(bucket, &mut planned, &mut tried, rotten, &limits).await?;
+        if let Some(part) = planned.plan.split_off(self.settings.pack_size) {
+            return Ok(Some(Planned { plan: part, missing: Vec::new(), found: Vec::new() }));
+        }
         planned.plan.name_manifests();
         Ok(Some(planned))
+    }
+
+    /// Learns how far another's records are archived, from the newest packs of each writer: what stands there need not be written again. Where nothing can
+    /// be learnt, more is archived than must be, which is harmless.
+    async fn take_over(&self, bucket: &Arc<dyn Bucket>, origin: Origin) -> Result<(), Error> {
+        let (id, setting) = (bucket.id().to_owned(), queue::cursor_setting(bucket.id(), &origin));
+        let known = self.store.run(move |store| queue::cursor(store, &id, &origin)).await?;
+        if known >= self.store.vector().get(&origin) {
+            return Ok(());
+        }
+        let mut newest = std::collections::BTreeMap::new();
+        self.each_pack(|id, archived| {
+            if archived.bucket == bucket.id() {
+                newest.insert(id.origin.node, (*id, Listed { key: archived.object_key.clone(), size: archived.size }));
+            }
+        })
+        .await?;
+        // Its own packs first: they nearly always say it.
+        let own = newest.remove(&origin.node);
+        let mut upto = known;
+        for (pack, listed) in own.into_iter().chain(newest.into_values()).take(TAKEOVER_READS_MAX) {
+            match tail::read(&**bucket, pack, &listed).await {
+                Ok((_, contents)) => upto = upto.max(contents.covers.get(&origin).map_or(0, |covered| covered.upto)),
+                Err(error) => tracing::info!(%error, "could not learn how far a node that is gone was archived"),
+            }
+        }
+        tracing::info!(node = %origin.node, known, upto, "archiving for a node that has no bucket or is gone");
+        let settings = vec![(setting, Some(upto.to_string().into()))];
+        self.store.run(move |store| store.commit(Commit { records: Vec::new(), settings })).await?;
+        Ok(())
     }
 
     /// Looks again for blobs of earlier records that nobody had.
@@ -332,10 +387,14 @@ impl Inner {
         let (this, id) = (self.clone(), bucket.id().to_owned());
         let gathered = self.store.run(move |store| {
             let (mut blobs, mut absent) = (Vec::new(), Vec::new());
+            let mut shared = HashSet::new();
             if let (Key::Manifest(repository, digest), Some(_)) = (&numbered.record.key, &numbered.record.value) {
                 let counting = &mut *this.counting.lock().expect("counting does not panic");
                 for (digest, link) in store.closure(repository, digest)? {
                     if !counting.in_bucket.holds(store, &id, &digest)? {
+                        if store.repositories_linking(&digest, 2)?.len() > 1 {
+                            shared.insert(digest);
+                        }
                         match store.blob(&digest)? {
                             Some(link) => blobs.push((digest, link)),
                             None => absent.push((digest, link)),
@@ -344,7 +403,7 @@ impl Inner {
                 }
             }
             let line = record_line(&numbered, false);
-            Ok::<_, store::Error>(Gathered { item: Item { numbered, line, blobs }, absent })
+            Ok::<_, store::Error>(Gathered { item: Item { numbered, line, blobs, shared }, absent })
         });
         Ok(gathered.await?)
     }
@@ -377,7 +436,7 @@ impl Inner {
     }
 
     /// Gives the pack its number, lays it out and signs it.
-    async fn seal(&self, bucket: &Arc<dyn Bucket>, planned: Planned) -> Result<Ready, Error> {
+    pub(super) async fn seal(&self, bucket: &Arc<dyn Bucket>, planned: Planned) -> Result<Ready, Error> {
         let (bucket_id, prefix, sign) = (bucket.id().to_owned(), bucket.prefix().to_owned(), self.sign.clone());
         let ready = self.store.run(move |store| {
             let Planned { plan, missing, found } = planned;

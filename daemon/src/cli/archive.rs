@@ -28,6 +28,10 @@ enum Action {
     List(Format),
     /// Say what was asked of the bucket, and what that costs
     Cost(Format),
+    /// Write a checkpoint now, whether one is due or not: the state from which the next restore begins
+    Checkpoint(Format),
+    /// Forget what the bucket held, after it was emptied or replaced: everything is archived there anew
+    StartOver(Format),
 }
 
 /// The archive's part of `larder status` too.
@@ -42,6 +46,16 @@ pub(super) struct Standing {
     #[serde(default)]
     missing: Vec<String>,
     last_error: Option<String>,
+}
+
+#[derive(Deserialize)]
+struct Checkpoint {
+    key: String,
+}
+
+#[derive(Deserialize)]
+struct Forgotten {
+    packs: u64,
 }
 
 #[derive(Deserialize)]
@@ -84,6 +98,12 @@ impl Archive {
             Action::List(format) => {
                 show(out, format, client.get("archive/packs").await?, |packs: Vec<Pack>| list(&packs, jiff::Timestamp::now()))
             }
+            Action::Checkpoint(format) => show(out, format, client.post("archive/checkpoint", json!({})).await?, |written: Checkpoint| {
+                format!("wrote {}\n", written.key)
+            }),
+            Action::StartOver(format) => show(out, format, client.post("archive/start-over", json!({})).await?, |forgotten: Forgotten| {
+                format!("{} packs are forgotten; what they held goes into new ones\n", forgotten.packs)
+            }),
             Action::Cost(format) => show(out, format, client.get("archive/cost").await?, |cost: Cost| cost.shown()),
         }
     }

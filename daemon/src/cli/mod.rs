@@ -231,6 +231,17 @@ fn show<T: serde::de::DeserializeOwned>(
     written.context("write to standard output")
 }
 
+/// The same of a value that was put together from several answers.
+fn show_value<T: serde::de::DeserializeOwned>(
+    out: &mut dyn Write,
+    format: Format,
+    value: serde_json::Value,
+    table: impl FnOnce(T) -> String,
+) -> anyhow::Result<()> {
+    let text = if format.json { format!("{value}\n") } else { table(serde_json::from_value(value).context("read the daemon's answer")?) };
+    out.write_all(text.as_bytes()).context("write to standard output")
+}
+
 fn is_closed_pipe(error: &anyhow::Error) -> bool {
     let closed = |cause: &(dyn std::error::Error + 'static)| {
         cause.downcast_ref::<io::Error>().is_some_and(|error| error.kind() == io::ErrorKind::BrokenPipe)

@@ -282,6 +282,12 @@ pub struct Archive {
     pub max_delay: Duration,
     /// A pack is sealed when so many bytes wait.
     pub pack_size: u64,
+    /// Larger objects go in parts.
+    pub multipart_above: u64,
+    /// A checkpoint is written when there are so many packs since the last one.
+    pub checkpoint_packs: u64,
+    /// Or when the last one is so old.
+    pub checkpoint_age: Duration,
 }
 
 /// How a log line looks.
@@ -360,6 +366,9 @@ impl Default for Config {
                 path_style: false,
                 max_delay: Duration::from_secs(15 * 60),
                 pack_size: 512 * MIB,
+                multipart_above: 5 * 1024 * MIB,
+                checkpoint_packs: 500,
+                checkpoint_age: Duration::from_secs(7 * 86_400),
             },
             log: Log { level: "info".to_owned(), format: LogFormat::Text },
         }

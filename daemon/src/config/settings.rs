@@ -141,6 +141,9 @@ pub(super) const SETTINGS: &[Setting] = settings! {
     "archive.max_delay" => |draft, value| draft.config.archive.max_delay = value.duration("1s", "30d")?;
     // One PutObject takes 5 GiB; the pack's headers and footer come on top of what waits.
     "archive.pack_size" => |draft, value| draft.config.archive.pack_size = value.size(MIB, 4096 * MIB)?;
+    "archive.multipart_above" => |draft, value| draft.config.archive.multipart_above = value.size(5 * MIB, 5 * 1024 * MIB)?;
+    "archive.checkpoint_packs" => |draft, value| draft.config.archive.checkpoint_packs = value.number(1, 1_000_000)? as u64;
+    "archive.checkpoint_age" => |draft, value| draft.config.archive.checkpoint_age = value.duration("1m", "365d")?;
     "log.level" => |draft, value| draft.config.log.level = level(value)?;
     "log.format" => |draft, value| draft.config.log.format = value.choice(&["text", "json"], &[LogFormat::Text, LogFormat::Json])?;
 };

@@ -117,6 +117,10 @@ pub(super) async fn keep(lookup: Lookup) {
 }
 
 async fn round(lookup: &Lookup, now_and_then: bool) -> Result<(), store::Error> {
+    if lookup.archive.is_filling() {
+        // They come by large requests; one by one they would come twice.
+        return Ok(());
+    }
     if now_and_then {
         bring_back(lookup).await?;
     }

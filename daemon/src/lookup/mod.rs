@@ -20,6 +20,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use larder_protocol::digest::Digest;
 use larder_protocol::message::Class;
+use larder_protocol::name::RepositoryName;
 use larder_protocol::record::Link;
 use tokio::sync::watch;
 
@@ -144,6 +145,11 @@ impl Lookup {
                 return Err(error);
             }
         }
+    }
+
+    /// Returns when what is known of a repository is here: at once, unless a restore is reading it from the archive.
+    pub async fn awaken(&self, repository: &RepositoryName) {
+        self.archive.awaken(repository).await;
     }
 
     /// Brings a blob onto this disk.

@@ -103,6 +103,10 @@ impl Repair {
 
     /// Does a piece of what is to be done; how long to wait before the next one, `None` when nothing is left.
     async fn step(&mut self) -> Result<Option<Duration>, store::Error> {
+        if self.lookup.archive.is_filling() {
+            // All of it comes by large requests.
+            return Ok(Some(LOOK));
+        }
         let now = Instant::now();
         let due = self.lookup.ledger.lock().owed.due(now, RETRIED_MAX);
         if !due.is_empty() {

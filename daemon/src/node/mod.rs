@@ -86,6 +86,8 @@ impl Node {
         peers.settle().await;
         let lookup = Lookup::new(&config, store.clone(), peers.clone(), archive.clone(), tasks.clone(), Arc::clone(&metrics));
         let bringing = lookup.clone();
+        let (fleet, takeover) = (peers.clone(), config.peers.takeover);
+        archive.take_over_from(Arc::new(move |node| fleet.is_away(node, takeover)));
         archive.start(
             Arc::new(move |digest, link| {
                 let lookup = bringing.clone();

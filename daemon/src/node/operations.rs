@@ -90,8 +90,24 @@ impl Operations for NodeOperations {
         Box::pin(async move { Ok(self.archive.import(size, tail, stream).await?) })
     }
 
-    fn restore<'a>(&'a self, url: &'a str) -> BoxFuture<'a, Result<archive::Restored>> {
-        Box::pin(async move { self.archive.restore(url).await.with_context(|| format!("restore from {url}")) })
+    fn restore<'a>(&'a self, url: &'a str, options: archive::RestoreOptions) -> BoxFuture<'a, Result<archive::Restored>> {
+        Box::pin(async move { self.archive.restore(url, options).await.with_context(|| format!("restore from {url}")) })
+    }
+
+    fn restoring(&self) -> BoxFuture<'_, Result<archive::Progress>> {
+        Box::pin(async move { self.archive.restoring().await.context("read how the restore stands") })
+    }
+
+    fn drill(&self, url: Option<String>, images: usize) -> BoxFuture<'_, Result<archive::Drilled>> {
+        Box::pin(async move { self.archive.drill(url, images).await.context("try out a restore") })
+    }
+
+    fn archive_checkpoint(&self) -> BoxFuture<'_, Result<String>> {
+        Box::pin(async move { self.archive.checkpoint().await.context("write a checkpoint") })
+    }
+
+    fn archive_start_over(&self) -> BoxFuture<'_, Result<u64>> {
+        Box::pin(async move { self.archive.start_over().await.context("start the archive over") })
     }
 
     fn gc(&self, dry_run: bool) -> BoxFuture<'_, Result<upkeep::Report>> {

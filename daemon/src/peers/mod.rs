@@ -435,6 +435,12 @@ impl Peers {
         self.inner.standings.all()
     }
 
+    /// Whether nobody has heard a node for so long.
+    pub fn is_away(&self, node: &NodeId, for_so_long: Duration) -> bool {
+        let standing = self.inner.standings.of(node);
+        standing.and_then(|standing| standing.down_for(std::time::Instant::now())).is_some_and(|away| away >= for_so_long)
+    }
+
     /// Changes whenever a member's condition does, or a member comes or goes.
     pub fn standing_changes(&self) -> watch::Receiver<u64> {
         self.inner.standings.changes()

@@ -225,6 +225,9 @@ impl Front {
         if route.is_write() && self.store.is_reader() {
             return Err(store::Error::Reader.into());
         }
+        if let Some(repository) = route.repository() {
+            self.lookup.awaken(repository).await;
+        }
         match route {
             Route::Ping => Ok(json(&serde_json::json!({}))),
             Route::ListRepositories(page) => self.list_repositories(page, request.caller).await,

@@ -58,6 +58,28 @@ pub(super) enum Route {
 }
 
 impl Route {
+    /// The repository that it is about.
+    pub(super) fn repository(&self) -> Option<&RepositoryName> {
+        match self {
+            Route::Ping | Route::ListRepositories(_) => None,
+            Route::ListTags { repository, .. }
+            | Route::ListReferrers { repository, .. }
+            | Route::CheckBlob { repository, .. }
+            | Route::PullBlob { repository, .. }
+            | Route::PullManifest { repository, .. }
+            | Route::UploadStatus { repository, .. }
+            | Route::DeleteBlob { repository, .. }
+            | Route::PushManifest { repository, .. }
+            | Route::DeleteManifest { repository, .. }
+            | Route::StartUpload { repository, .. }
+            | Route::PushBlob { repository, .. }
+            | Route::MountBlob { repository, .. }
+            | Route::AppendUpload { repository, .. }
+            | Route::FinishUpload { repository, .. }
+            | Route::CancelUpload { repository, .. } => Some(repository),
+        }
+    }
+
     /// Whether it is there to change what the registry holds.
     pub(super) fn is_write(&self) -> bool {
         match self {
