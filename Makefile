@@ -12,10 +12,12 @@ larder  := $(CARGO_TARGET_DIR)/release/larder
 SOAK_SECONDS ?= 600
 FUZZ_SECONDS ?= 300
 JEPSEN_SECONDS ?= 600
+# How many times `make losses` loses everything.
+LOSSES ?= 200
 # How many seeds `make sim` tries.
 SIM_SEEDS ?= 100000
 
-.PHONY: help run demo test sim bench bench-cluster bench-fleet bench-scale soak jepsen fuzz lint deny deb build
+.PHONY: help run demo test sim bench bench-cluster bench-fleet bench-scale bench-restore bench-archive losses soak jepsen fuzz lint deny deb build
 
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 16
@@ -55,6 +57,18 @@ bench-fleet: ## how 128, 1,000 and 10,000 nodes behave, simulated, and what a co
 bench-scale: ## the same of a node with 1,000,000 tags, 100,000 repositories and 1,000,000 blobs
 	packaging/setup build
 	SCALE=100 cargo test $(profile) -p larder --test scale -- --nocapture
+
+bench-restore: ## everything back from the bucket alone, with 1,000,000 blobs and 100,000 manifests
+	packaging/setup build
+	SCALE=100 cargo test $(profile) -p larder --test bench-restore -- --nocapture --test-threads=1
+
+bench-archive: ## a month of pushes, and what the bucket sees of them, beside docker-registry on S3
+	packaging/setup test
+	BENCH_PUSHES=10000 cargo test $(profile) -p larder --test bench-archive -- --nocapture --test-threads=1
+
+losses: ## kill every node and lose every disk at random moments, LOSSES times, and restore from the bucket
+	packaging/setup build
+	LOSSES=$(LOSSES) cargo test $(profile) -p larder --test losses -- --nocapture
 
 soak: ## 64 clients doing everything at once for 10 minutes, against a model; SOAK_SECONDS
 	packaging/setup build
