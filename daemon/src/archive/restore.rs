@@ -124,7 +124,7 @@ impl Inner {
         }
         if partial {
             let none = VersionVector::default();
-            self.store.run(move |store| store.take_snapshot(&Told::default(), &none, &none, &none)).await?;
+            self.store.run(move |store| store.take_snapshot(&Told::default(), &none, &none, &none, 0)).await?;
             self.begin(vec![(RESTORING.to_owned(), None)]).await?;
         } else {
             self.finish(&bucket, cluster, seen, horizon).await?;
@@ -447,6 +447,6 @@ pub(super) fn is_wanted(options: &RestoreOptions, key: &Key) -> bool {
             options.repositories.iter().any(|glob| glob.matches(repository.as_str()))
         }
         Key::Archived(_) => true,
-        Key::Member(_) | Key::Role(_) | Key::User(_) | Key::Robot(_) | Key::Rule(..) | Key::Unknown { .. } => false,
+        Key::Member(_) | Key::Role(_) | Key::User(_) | Key::Robot(_) | Key::Rule(..) | Key::Site(_) | Key::Unknown { .. } => false,
     }
 }
