@@ -17,7 +17,7 @@ LOSSES ?= 200
 # How many seeds `make sim` tries.
 SIM_SEEDS ?= 100000
 
-.PHONY: help run demo test sim bench bench-cluster bench-fleet bench-scale bench-restore bench-archive losses soak jepsen fuzz lint deny deb build
+.PHONY: help run demo test sim bench bench-cluster bench-fleet bench-scale losses soak jepsen fuzz lint deny deb build
 
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 16
@@ -57,14 +57,6 @@ bench-fleet: ## how 128, 1,000 and 10,000 nodes behave, simulated, and what a co
 bench-scale: ## the same of a node with 1,000,000 tags, 100,000 repositories and 1,000,000 blobs
 	packaging/setup build
 	SCALE=100 cargo test $(profile) -p larder --test scale -- --nocapture
-
-bench-restore: ## everything back from the bucket alone, with 1,000,000 blobs and 100,000 manifests
-	packaging/setup build
-	SCALE=100 cargo test $(profile) -p larder --test bench-restore -- --nocapture --test-threads=1
-
-bench-archive: ## a month of pushes, and what the bucket sees of them, beside docker-registry on S3
-	packaging/setup test
-	BENCH_PUSHES=10000 cargo test $(profile) -p larder --test bench-archive -- --nocapture --test-threads=1
 
 losses: ## kill every node and lose every disk at random moments, LOSSES times, and restore from the bucket
 	packaging/setup build

@@ -48,7 +48,9 @@ async fn f14_a_clock_that_is_wrong_is_corrected_by_the_buckets() {
             assert_eq!(flush(&node).await, 1, "{ahead}");
         }
         let statuses: Vec<_> = s3.requests().iter().map(|request| request.status).collect();
-        assert_eq!(statuses, [403, 200, 200], "{ahead}: learnt once");
+        let refused = statuses.iter().take_while(|status| **status == 403).count();
+        // Learnt within the first pack; the second knows it.
+        assert!((1..=3).contains(&refused) && statuses[refused..] == [200, 200], "{ahead}: {statuses:?}");
     }
 }
 

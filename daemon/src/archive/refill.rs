@@ -205,7 +205,8 @@ impl Inner {
                 .await
                 .map_err(failed)?;
             done = back;
-            self.fill_some(wanted).await?;
+            // A link alone may be of a push that never ended: nothing that a manifest needs is missing with it.
+            self.fill_some(Wants { nowhere: Vec::new(), ..wanted }).await?;
             if next.is_none() {
                 return Ok(());
             }
