@@ -104,6 +104,8 @@ async fn podman_skopeo_and_buildah_sign_in_and_are_told_what_they_may_not() {
         push().expect("the same image once more changes no tag");
         client.pull(&name);
         client.run(&["logout", &address]);
+        // What is there already would not be asked for.
+        client.run(&["rmi", "--all", "--force"]);
         says(client.try_run(&["pull", "--tls-verify=false", &name]), &["sign in first", "authentication required"]);
     }
     let home = &homes[2];
