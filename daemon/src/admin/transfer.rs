@@ -3,13 +3,15 @@
 //! The command reads and writes the file, so that it needs no right but that of the person who typed it, and the daemon none outside its folder.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
-use futures_util::StreamExt;
+use futures_util::{StreamExt, stream};
 use http::{HeaderValue, Request, Response, StatusCode, header};
 use http_body_util::{BodyExt, BodyStream};
 use hyper::body::Incoming;
 use serde::Deserialize;
+use tokio::sync::Mutex;
 
 use super::Office;
 use super::api::{Refusal, read};
@@ -24,6 +26,8 @@ pub(crate) const IMAGES_HEADER: &str = "larder-images";
 pub(crate) const BLOBS_HEADER: &str = "larder-blobs";
 /// Images that may be named at a time.
 const CHOICES_MAX: usize = 1_000;
+/// How long the rest of a file that is refused is read.
+const REST: Duration = Duration::from_secs(30);
 
 /// `POST export`
 #[derive(Deserialize)]
@@ -59,11 +63,18 @@ impl Office {
         let (Some(size), Some(tail)) = (number(header::CONTENT_LENGTH.as_str()), number(TAIL_HEADER)) else {
             return Err(Refusal::bad(format!("an import says Content-Length, and in {TAIL_HEADER} how many of the last bytes come first")));
         };
-        let frames = BodyStream::new(request.into_body());
-        let pieces = frames.map(|frame| match frame {
-            Ok(frame) => Ok(frame.into_data().unwrap_or_else(|_| Bytes::new())),
-            Err(error) => Err(std::io::Error::other(error)),
+        let body = Arc::new(Mutex::new(BodyStream::new(request.into_body())));
+        let pieces = stream::unfold(Arc::clone(&body), |body| async move {
+            let frame = body.lock().await.next().await?;
+            let piece = frame.map(|frame| frame.into_data().unwrap_or_else(|_| Bytes::new())).map_err(std::io::Error::other);
+            Some((piece, body))
         });
-        Ok(self.operations.archive_import(size, tail, pieces.boxed()).await?)
+        let imported = self.operations.archive_import(size, tail, pieces.boxed()).await;
+        if imported.is_err() {
+            // Who still sends would find the connection broken, and not read why.
+            let rest = async { while let Some(Ok(_)) = body.lock().await.next().await {} };
+            let _ = tokio::time::timeout(REST, rest).await;
+        }
+        Ok(imported?)
     }
 }
