@@ -343,7 +343,8 @@ mod tests {
             let at = bit.index(flipped.len() * 8);
             flipped[at / 8] ^= 1 << (at % 8);
             if let Ok(read) = Datagram::parse(&flipped) {
-                prop_assert_eq!(read.to_bytes(), flipped);
+                // Not always byte for byte: a count that is missing is written as none.
+                prop_assert_eq!(Datagram::parse(&read.to_bytes()), Ok(read));
             }
         }
     }
