@@ -46,8 +46,7 @@ async fn requests() -> Vec<Figure> {
     node.cli(&["archive", "flush"]).await.unwrap_or_else(|error| panic!("flush: {error}\n{}", node.log_tail()));
     let objects: Vec<_> = s3.objects().into_iter().filter(|(key, _)| key.ends_with(".tar")).collect();
     let puts = s3.requests().iter().filter(|request| request.operation == Operation::Put && request.key.ends_with(".tar")).count();
-    // Whose bucket it is was asked and written down once.
-    let all = s3.requests().len() - 2;
+    let all = s3.requests().len();
     vec![
         Figure::new("pushes of an image of 8 blobs", PUSH_COUNT as f64, ""),
         Figure::new("a push took", seconds * 1000.0 / PUSH_COUNT as f64, "ms"),
@@ -55,7 +54,8 @@ async fn requests() -> Vec<Figure> {
         Figure::new("bytes in the bucket", objects.iter().map(|(_, size)| *size as f64).sum::<f64>() / MIB, "MiB"),
         Figure::new("PUT requests to S3", puts as f64, "").at_most(objects.len() as f64),
         Figure::new("requests to S3 per push", all as f64 / PUSH_COUNT as f64, "").at_most(0.25).against(DISTRIBUTION_REQUESTS),
-        Figure::new("other requests to S3", (all - puts) as f64, "").at_most(0.0),
+        // Whose bucket it is, asked and written down once in its life.
+        Figure::new("other requests to S3", (all - puts) as f64, "").at_most(2.0),
     ]
 }
 
