@@ -17,7 +17,7 @@ LOSSES ?= 200
 # How many seeds `make sim` tries.
 SIM_SEEDS ?= 100000
 
-.PHONY: help run demo test sim bench bench-cluster bench-fleet bench-scale losses soak jepsen fuzz lint deny deb build
+.PHONY: help run demo test sim bench bench-check bench-cluster bench-fleet bench-scale losses soak jepsen fuzz lint deny deb build
 
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 16
@@ -44,7 +44,11 @@ sim: ## every simulation of the logic between nodes with 100,000 seeds; SIM_SEED
 
 bench: ## the figures of the design, and beside docker-registry and nginx, as tables; BENCH_ONLY, BENCH_SECONDS
 	packaging/setup test
-	cargo test $(profile) -p larder --test bench -- --nocapture --include-ignored --test-threads=1
+	cargo test $(profile) -p larder --test bench -- --nocapture --include-ignored --test-threads=1 --skip check::
+
+bench-check: ## instructions of the core paths beside the numbers kept in tests/bench; BENCH_UPDATE=1 keeps the new ones
+	packaging/setup test
+	cargo test $(profile) -p larder --test bench check:: -- --nocapture --ignored
 
 bench-cluster: ## the same of many nodes with a network between them; needs root; BENCH_QUICK, BENCH_MIB
 	packaging/setup test

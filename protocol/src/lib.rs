@@ -41,6 +41,7 @@ pub mod message;
 pub mod name;
 pub mod opening;
 pub mod pack;
+mod raw;
 pub mod record;
 pub mod refusal;
 pub mod stamp;

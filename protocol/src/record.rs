@@ -32,6 +32,7 @@ use crate::access::{self, Robot, Rule, Site, User};
 use crate::codec::{self, InvalidBytes};
 use crate::digest::{Digest, TreeHash};
 use crate::name::{RepositoryName, Tag};
+use crate::raw;
 use crate::stamp::{NodeId, Stamp};
 use crate::vector::Origin;
 
@@ -126,6 +127,7 @@ pub struct Manifest {
     /// The `Content-Type` it was pushed with.
     pub media_type: String,
     /// Exactly the bytes that were sent.
+    #[serde(with = "raw")]
     pub bytes: Vec<u8>,
 }
 
@@ -263,8 +265,10 @@ pub struct RawRecord {
     /// Number of the kind.
     pub kind: u16,
     /// Key bytes; unique within the kind.
+    #[serde(with = "raw")]
     pub key: Vec<u8>,
     /// Value bytes, or `None`: a tombstone.
+    #[serde(with = "raw::optional")]
     pub value: Option<Vec<u8>>,
     /// When it was written, and by whom.
     pub stamp: Stamp,

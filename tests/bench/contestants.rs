@@ -90,7 +90,7 @@ impl Goods {
         format!("/v2/{REPOSITORY}/blobs/{}", self.digests[place])
     }
 
-    fn push_all(&self, wire: &mut Wire) {
+    pub fn push_all(&self, wire: &mut Wire) {
         for (bytes, digest) in self.blobs.iter().zip(&self.digests) {
             wire.push_bytes(REPOSITORY, bytes, digest);
         }

@@ -2,8 +2,9 @@
 //!
 //! Requests are counted by the S3 server and memory by the kernel: nothing here is what the daemon says about itself. The JSON
 //! goes to larder.json in the folder `$BENCH_OUT`, or else in `<target>/bench`. A figure above its goal fails the run. What other
-//! registries do on the same machine is in [`contest`].
+//! registries do on the same machine is in [`contest`]; what the core paths cost in instructions, in [`check`].
 
+mod check;
 mod contest;
 mod contestants;
 mod loads;

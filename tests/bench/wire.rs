@@ -10,6 +10,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
+use rustix::buffer::spare_capacity;
+use rustix::event::{Timespec, epoll};
 use rustls::pki_types::ServerName;
 use rustls::{ClientConfig, ClientConnection, StreamOwned};
 use sha2::{Digest, Sha256};
@@ -181,6 +183,38 @@ impl Wire {
         self.send(bytes);
         self.answer(201);
     }
+}
+
+/// Asks the same again and again, on so many connections, for answers without a body; how many came.
+pub fn heads(address: &str, request: &[u8], status: &str, connections: usize, until: Instant) -> u64 {
+    let poll = epoll::create(epoll::CreateFlags::CLOEXEC).expect("an epoll");
+    let mut streams: Vec<(TcpStream, Vec<u8>)> = Vec::new();
+    for place in 0..connections {
+        let mut stream = TcpStream::connect(address).unwrap_or_else(|error| panic!("connect with {address}: {error}"));
+        stream.set_nodelay(true).expect("a socket");
+        epoll::add(&poll, &stream, epoll::EventData::new_u64(place as u64), epoll::EventFlags::IN).expect("watch a socket");
+        stream.write_all(request).expect("send a request");
+        streams.push((stream, Vec::new()));
+    }
+    let (mut count, mut ready, mut buffer) = (0, Vec::with_capacity(connections), [0; 8192]);
+    let patience = Timespec { tv_sec: 1, tv_nsec: 0 };
+    while Instant::now() < until {
+        ready.clear();
+        epoll::wait(&poll, spare_capacity(&mut ready), Some(&patience)).expect("wait");
+        for event in &ready {
+            let (stream, answer) = &mut streams[event.data.u64() as usize];
+            let read = stream.read(&mut buffer).expect("read an answer");
+            assert!(read > 0, "the server hung up");
+            answer.extend_from_slice(&buffer[..read]);
+            if answer.ends_with(b"\r\n\r\n") {
+                assert_eq!(answer.get(9..12), Some(status.as_bytes()), "{}", String::from_utf8_lossy(answer));
+                answer.clear();
+                count += 1;
+                stream.write_all(request).expect("send a request");
+            }
+        }
+    }
+    count
 }
 
 fn parse(text: &str) -> Head {

@@ -1,7 +1,8 @@
 //! Every node killed and every disk lost, at random moments, again and again: the bucket alone gives the state of the last pack that was committed, never
 //! less, and says how old it is (I6, I7).
 //!
-//! What that state is, is told by the packs themselves, read here without the daemon: of each tag the record with the latest stamp.
+//! What that state is, is told by the packs and checkpoints themselves, read here without the daemon: of each tag the record with the latest stamp. A
+//! checkpoint may know of later deletes than any pack, and of tags; whatever it names must be in the packs.
 //!
 //! `make losses` does it 200 times; the suite a few times.
 
@@ -12,10 +13,11 @@ use std::time::{Duration, Instant};
 use aws_lc_rs::signature::{ED25519, UnparsedPublicKey};
 use larder_harness::s3::{Fault, Operation};
 use larder_harness::{CountingS3, Image, Node, Random, Registry, wait_until};
+use larder_protocol::checkpoint;
 use larder_protocol::digest::Digest;
-use larder_protocol::pack::{Contents, FOOTER_SIZE, Footer};
-use larder_protocol::record::{Key, Value};
-use larder_protocol::stamp::Stamp;
+use larder_protocol::pack::{Contents, FOOTER_SIZE, Footer, Section};
+use larder_protocol::record::{Key, Numbered, Value};
+use larder_protocol::stamp::{NodeId, Stamp};
 
 const PROGRAM: &str = env!("CARGO_BIN_EXE_larder");
 const SOON: Duration = Duration::from_secs(60);
@@ -32,7 +34,7 @@ struct State {
 }
 
 impl State {
-    /// Reads every pack below `folder`.
+    /// Reads every pack and checkpoint below `folder`.
     fn read(folder: &Path) -> Self {
         let (mut state, mut folders) = (Self::default(), vec![folder.to_owned()]);
         while let Some(folder) = folders.pop() {
@@ -41,17 +43,27 @@ impl State {
                 if path.is_dir() {
                     folders.push(path);
                 } else if path.extension().is_some_and(|extension| extension == "tar") {
-                    state.add(&std::fs::read(path).expect("read a pack"));
+                    state.add_pack(&std::fs::read(path).expect("read a pack"));
+                } else if path.parent().is_some_and(|folder| folder.ends_with("checkpoints")) {
+                    state.add_checkpoint(&std::fs::read(path).expect("read a checkpoint"));
                 }
             }
         }
         state
     }
 
-    fn add(&mut self, pack: &[u8]) {
-        let verify = |node: &larder_protocol::stamp::NodeId, bytes: &[u8], signature: &[u8; 64]| {
-            UnparsedPublicKey::new(&ED25519, &node.0).verify(bytes, signature).is_ok()
-        };
+    fn add_checkpoint(&mut self, bytes: &[u8]) {
+        let footer = &bytes[bytes.len() - checkpoint::FOOTER_SIZE as usize..];
+        let footer = checkpoint::Footer::parse(footer, bytes.len() as u64, verify).expect("a whole checkpoint");
+        let part = |section: Section| &bytes[section.offset as usize..][..section.length as usize];
+        let directory = checkpoint::Directory::parse(&footer, part(footer.directory)).expect("its directory");
+        for page in &directory.pages {
+            self.add_records(page.parse(part(page.section)).expect("its records"));
+        }
+        self.newest_ms = self.newest_ms.max(footer.created_ms);
+    }
+
+    fn add_pack(&mut self, pack: &[u8]) {
         let footer = Footer::parse(&pack[pack.len() - FOOTER_SIZE as usize..], pack.len() as u64, verify).expect("a whole pack");
         let contents = Contents::parse(&footer, &pack[footer.tail as usize..]).expect("its tables");
         for entry in &contents.index {
@@ -59,7 +71,12 @@ impl State {
             assert_eq!(Digest::of(entry.digest.algorithm(), bytes), entry.digest, "I6");
             self.blobs.insert(entry.digest);
         }
-        for numbered in contents.records {
+        self.newest_ms = self.newest_ms.max(footer.created_ms);
+        self.add_records(contents.records);
+    }
+
+    fn add_records(&mut self, records: Vec<Numbered>) {
+        for numbered in records {
             let (stamp, value) = (numbered.record.stamp, numbered.record.value);
             match numbered.record.key {
                 Key::Tag(repository, tag) => {
@@ -78,12 +95,16 @@ impl State {
                 _ => {}
             }
         }
-        self.newest_ms = self.newest_ms.max(footer.created_ms);
     }
 
     fn live(&self) -> BTreeMap<&str, Digest> {
         self.tags.iter().filter_map(|(name, (_, digest))| Some((name.as_str(), (*digest)?))).collect()
     }
+}
+
+/// Whether a signature is a node's: its id is its key.
+fn verify(node: &NodeId, bytes: &[u8], signature: &[u8; 64]) -> bool {
+    UnparsedPublicKey::new(&ED25519, &node.0).verify(bytes, signature).is_ok()
 }
 
 /// Pushes and deletes until told otherwise; the pushes that were answered do not matter here, only what was archived.

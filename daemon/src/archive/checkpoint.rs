@@ -1,5 +1,7 @@
 //! Checkpoints: the state that all packs so far add up to, written so that a restore reads few of them.
 //!
+//! What waits for a pack still is not in it (see `held`).
+//!
 //! One is due when the packs since the last one are many or that one is old; each archiver waits a little longer than the one before it in an order that
 //! all agree on, and looks into the bucket before it writes: so one of them does, and nobody needs to say so. It goes through a
 //! file without a name on this disk, since its checksum must be known before it is sent.
@@ -24,6 +26,7 @@ use crate::store::Commit;
 
 use super::body::Body;
 use super::bucket::{self, Bucket, Listed, Object};
+use super::held::Held;
 use super::writer::Turn;
 use super::{Error, Inner, keys, queue, tail, writer};
 
@@ -126,6 +129,7 @@ impl Inner {
                 std::fs::remove_file(&path).map_err(failed)?;
                 let mut out = Writer::new(BufWriter::new(&file));
                 let mut packs = BTreeMap::new();
+                let mut held = Held::new(store, &id, writer::now_ms());
                 let seen = store.fold(|numbered: Numbered| {
                     if let (Key::Archived(pack), Some(Value::Archived(archived))) = (&numbered.record.key, &numbered.record.value)
                         && archived.bucket == id
@@ -133,8 +137,9 @@ impl Inner {
                         let last = packs.entry(pack.origin).or_insert(0);
                         *last = pack.sequence.max(*last);
                     }
-                    out.push(&numbered).map_err(failed)
+                    held.pass(numbered)?.map_or(Ok(()), |told| out.push(&told).map_err(failed))
                 })?;
+                let seen = held.known(&seen);
                 let scope = Scope { bucket: id, prefix, seen, horizon: store.horizon(), packs };
                 let written = out.finish(&scope, store.cluster(), (store.origin(), created_ms), |bytes| sign(bytes)).map_err(failed)?;
                 (&file).flush().map_err(failed)?;

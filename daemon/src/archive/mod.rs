@@ -59,6 +59,7 @@ mod export;
 mod fill;
 #[cfg(test)]
 mod fuzz;
+mod held;
 mod hurry;
 mod import;
 mod keys;

@@ -12,6 +12,7 @@ use super::body::{Heal, Outflow};
 use super::error::Error;
 use super::range::{Wanted, wanted};
 use super::{Body, Front, empty, has_already, set, set_digest, text};
+use crate::store::Checked;
 
 impl Front {
     /// Says whether a blob is there, and its size; its bytes are not touched. A client that hears so need not push it, so it
@@ -22,14 +23,18 @@ impl Front {
         digest: Digest,
         headers: &HeaderMap,
     ) -> Result<Response<Body>, Error> {
-        let link = self.store.run(move |store| store.check_blob(&repository, &digest)).await?;
+        let name = repository.clone();
+        let link = match self.store.look_up(move |store| store.known_blob(&name, &digest)).await? {
+            Checked::Known(link) => link,
+            Checked::Old => self.store.run(move |store| store.check_blob(&repository, &digest)).await?,
+        };
         let link = link.ok_or(Error::BlobUnknown { digest })?;
         if has_already(headers, &digest) {
             return Ok(unchanged(&digest));
         }
         let mut response = empty(StatusCode::OK);
         describe(&mut response, &digest);
-        set(&mut response, header::CONTENT_LENGTH, link.size);
+        response.headers_mut().insert(header::CONTENT_LENGTH, link.size.into());
         Ok(response)
     }
 
@@ -51,7 +56,7 @@ impl Front {
             Response::new(Outflow::new(opened, digest, range, self.metrics.http_sent_bytes.clone(), self.healing(link)).boxed());
         *response.status_mut() = status;
         describe(&mut response, &digest);
-        set(&mut response, header::CONTENT_LENGTH, size);
+        response.headers_mut().insert(header::CONTENT_LENGTH, size.into());
         if status == StatusCode::PARTIAL_CONTENT {
             set(&mut response, header::CONTENT_RANGE, part);
         }
@@ -76,7 +81,7 @@ impl Front {
     }
 
     async fn link(&self, repository: RepositoryName, digest: Digest) -> Result<Link, Error> {
-        let link = self.store.run(move |store| store.link(&repository, &digest)).await?;
+        let link = self.store.look_up(move |store| store.link(&repository, &digest)).await?;
         link.ok_or(Error::BlobUnknown { digest })
     }
 }

@@ -7,11 +7,12 @@
 //!   `http.idle_timeout` (S18). What a refused request still has to send is read and thrown away for a moment, while the answer
 //!   is already on its way: a connection that is closed with unread bytes in it takes the answer with it.
 //! - **Out**: [`Outflow`] reads files MiB by MiB and checks each before any of it is sent, on the spot when the pages are in
-//!   memory (`preadv2(RWF_NOWAIT)`), on a blocking thread when they are not. When a MiB is damaged, it goes on from elsewhere.
+//!   memory (`preadv2(RWF_NOWAIT)`), on a blocking thread when they are not. What was checked a moment ago and is in memory still goes out by
+//!   [`super::direct`], where the connection can do that. When a MiB is damaged, it goes on from elsewhere.
 //!   It ends cleanly after the announced bytes and in no other way: a read that fails or ends early
 //!   breaks the connection, so that no client takes a part for the whole (I2).
 
-use std::io::{self, IoSliceMut};
+use std::io;
 use std::ops::Range;
 use std::pin::Pin;
 use std::sync::Arc;
@@ -24,12 +25,11 @@ use http_body_util::{BodyExt, Full};
 use hyper::body::{Body as HttpBody, Frame, Incoming, SizeHint};
 use larder_protocol::digest::{CHUNK_SIZE, Digest};
 use prometheus_client::metrics::counter::Counter;
-use rustix::io::{ReadWriteFlags, preadv2};
 use tokio::time::{Instant, timeout, timeout_at};
 use tokio_util::sync::ReusableBoxFuture;
 
-use super::Body;
 use super::error::Error;
+use super::{Body, direct};
 use crate::lookup::Opened;
 use crate::store::{self, BlobFile, Content, StagedReader};
 
@@ -204,7 +204,15 @@ impl Outflow {
             }
             Source::File { file, mut chunk, mut buffers } => {
                 let index = left.start / CHUNK_SIZE;
-                if chunk.as_ref().is_none_or(|(at, _)| *at != index) {
+                let is_read = chunk.as_ref().is_some_and(|(at, _)| *at == index);
+                if !is_read && direct::is_possible() && file.is_known(index) {
+                    let end = left.end.min((index + 1) * CHUNK_SIZE);
+                    if let Some(piece) = direct::stand_in(file.file(), left.start..end) {
+                        self.source = Source::File { file, chunk, buffers };
+                        return Ok(piece);
+                    }
+                }
+                if !is_read {
                     chunk = buffers.read_at_once(&file, index).map(|bytes| (index, bytes));
                 }
                 if let Some((_, bytes)) = &chunk {
@@ -344,9 +352,7 @@ impl Buffers {
     /// that waits tells what is real.
     fn read_at_once(&mut self, file: &BlobFile, index: u64) -> Option<Bytes> {
         let mut buffer = self.take(file.chunk_size(index));
-        let space = Arc::get_mut(&mut buffer).expect("a buffer that nobody else has");
-        let read = preadv2(&**file.file(), &mut [IoSliceMut::new(space)], index * CHUNK_SIZE, ReadWriteFlags::NOWAIT);
-        let whole = read.is_ok_and(|count| count == space.len()) && file.holds(index, space);
+        let whole = file.read_chunk_at_once(index, Arc::get_mut(&mut buffer).expect("a buffer that nobody else has"));
         self.give(buffer, whole)
     }
 

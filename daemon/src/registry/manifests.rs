@@ -27,10 +27,10 @@ impl Front {
         headers: &HeaderMap,
     ) -> Result<Response<Body>, Error> {
         let wanted = reference.clone();
-        let found = self.store.run(move |store| {
-            let digest = match wanted {
-                Reference::Digest(digest) => Some(digest),
-                Reference::Tag(tag) => store.tag(&repository, &tag)?.map(|info| info.digest),
+        let found = self.store.look_up(move |store| {
+            let digest = match &wanted {
+                Reference::Digest(digest) => Some(*digest),
+                Reference::Tag(tag) => store.tag(&repository, tag)?.map(|info| info.digest),
             };
             let Some(digest) = digest else { return Ok(None) };
             Ok::<_, Error>(store.manifest(&repository, &digest)?.map(|manifest| (digest, manifest)))
@@ -124,7 +124,7 @@ fn sent(digest: &Digest, manifest: StoredManifest) -> Response<Body> {
     let size = manifest.bytes.len();
     let mut response = Response::new(body::whole(manifest.bytes));
     set_digest(&mut response, digest);
-    set(&mut response, header::CONTENT_LENGTH, size);
+    response.headers_mut().insert(header::CONTENT_LENGTH, size.into());
     // What another node took as a media type may be no legal header here.
     let media_type = HeaderValue::try_from(manifest.media_type).unwrap_or(HeaderValue::from_static("application/octet-stream"));
     response.headers_mut().insert(header::CONTENT_TYPE, media_type);

@@ -34,7 +34,7 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use futures_util::future::BoxFuture;
-use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, header};
+use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Response, StatusCode, header};
 use http_body_util::combinators::BoxBody;
 use hyper::body::Incoming;
 
@@ -52,6 +52,7 @@ mod blobs;
 mod body;
 mod challenges;
 mod connection;
+mod direct;
 mod error;
 #[cfg(test)]
 mod fuzz;
@@ -77,6 +78,8 @@ pub type Body = BoxBody<Bytes, std::io::Error>;
 /// Answers paths outside `/v2/` (health, metrics); given by `node`.
 pub type Elsewhere = Arc<dyn Fn(Request<Incoming>) -> BoxFuture<'static, Response<Body>> + Send + Sync>;
 
+const CONTENT_DIGEST: HeaderName = HeaderName::from_static("docker-content-digest");
+const API_VERSION: HeaderName = HeaderName::from_static("docker-distribution-api-version");
 /// How often old upload sessions are looked for; oftener when they may not grow old.
 const EXPIRY_PERIOD_MAX: Duration = Duration::from_secs(300);
 const EXPIRY_PERIOD_MIN: Duration = Duration::from_secs(1);
@@ -214,7 +217,7 @@ impl Front {
             refused(&error, endpoint, number)
         });
         let headers = response.headers_mut();
-        headers.insert("docker-distribution-api-version", HeaderValue::from_static("registry/2.0"));
+        headers.insert(API_VERSION, HeaderValue::from_static("registry/2.0"));
         headers.insert(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
         (endpoint, response)
     }
@@ -303,12 +306,18 @@ fn set(response: &mut Response<Body>, name: impl http::header::IntoHeaderName, v
 
 /// Sets what says which content this is: its digest, also as an entity tag.
 fn set_digest(response: &mut Response<Body>, digest: &larder_protocol::digest::Digest) {
-    set(response, "docker-content-digest", digest);
-    set(response, header::ETAG, format_args!("\"{digest}\""));
+    let tag = Bytes::from(format!("\"{digest}\""));
+    let value = |bytes| HeaderValue::from_maybe_shared(bytes).expect("a digest is legal in headers");
+    let headers = response.headers_mut();
+    headers.insert(CONTENT_DIGEST, value(tag.slice(1..tag.len() - 1)));
+    headers.insert(header::ETAG, value(tag));
 }
 
 /// Whether the client says that it has this content. SPEC: RFC 9110, 13.1.2.
 fn has_already(headers: &HeaderMap, digest: &larder_protocol::digest::Digest) -> bool {
+    if !headers.contains_key(header::IF_NONE_MATCH) {
+        return false;
+    }
     let tag = format!("\"{digest}\"");
     let values = headers.get_all(header::IF_NONE_MATCH).iter().filter_map(|value| value.to_str().ok());
     values.flat_map(|value| value.split(',')).map(str::trim).any(|value| value == "*" || value.strip_prefix("W/").unwrap_or(value) == tag)

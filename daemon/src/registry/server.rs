@@ -22,6 +22,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::Front;
 use super::connection::{Connection, Patience};
+use super::direct::{Direct, Way};
 use crate::config::Http;
 use crate::limits::Shares;
 use crate::tls::{Accepted, Client, Protocol, Tls};
@@ -108,7 +109,9 @@ impl Door {
 
     async fn connection(&self, stream: TcpStream, address: SocketAddr) {
         let Some(tls) = &self.tls else {
-            return self.http1(TokioIo::new(stream), Client::plain(address)).await;
+            let way = Way::default();
+            let io = TokioIo::new(Direct::new(stream, way.clone()));
+            return way.scope(self.http1(io, Client::plain(address))).await;
         };
         let handshake = tokio::time::timeout(self.http.header_timeout, tls.accept(stream, address));
         let handshake = self.stopping.run_until_cancelled(handshake).await;

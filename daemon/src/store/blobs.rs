@@ -52,16 +52,17 @@ impl Store {
         }
         let path = inner.folder.blob(digest);
         let file = File::open(&path).map_err(|error| damaged(format!("open {}: {error}", path.display())))?;
-        let size = file.metadata().map_err(|error| damaged(format!("look at {}: {error}", path.display())))?.len();
+        let metadata = file.metadata().map_err(|error| damaged(format!("look at {}: {error}", path.display())))?;
+        let (size, marks) = (metadata.len(), inner.known.of(digest, &metadata));
         if size != row.size {
             return Err(damaged(format!("{} has {size} bytes, it must have {}", path.display(), row.size)));
         }
         if size <= CHUNK_SIZE {
-            return Ok(Some(Content::File(BlobFile::small(file, *digest, size, row.root))));
+            return Ok(Some(Content::File(BlobFile::small(file, *digest, size, row.root).marked(marks))));
         }
         let values = self.chunk_values(digest)?.ok_or_else(|| damaged("its chunk list is gone from the index".to_owned()))?;
         let chunks = ChunkList::checked(size, values, &row.root).map_err(|error| damaged(error.to_string()))?;
-        Ok(Some(Content::File(BlobFile::large(file, *digest, chunks))))
+        Ok(Some(Content::File(BlobFile::large(file, *digest, chunks).marked(marks))))
     }
 
     /// The chaining values of a blob above 1 MiB that is on this disk.

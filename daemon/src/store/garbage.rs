@@ -47,6 +47,15 @@ pub struct IdleManifest {
     pub stamp: Stamp,
 }
 
+/// What a look at a blob's link says.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Checked {
+    /// Whether it is there, and that will hold for a while.
+    Known(Option<Link>),
+    /// It was last relied on too long ago: it has to be renewed before anybody is told.
+    Old,
+}
+
 /// A part of a long list: its entries, and where the next part begins.
 pub type Part<T, Place = Vec<u8>> = (Vec<T>, Option<Place>);
 
@@ -155,24 +164,30 @@ impl Store {
     ///
     /// `None` also for one that was damaged and has not come back: a client that hears so pushes it again, and that mends it.
     pub fn check_blob(&self, repository: &RepositoryName, digest: &Digest) -> Result<Option<Link>> {
-        let inner = &self.inner;
-        let key = Key::Link(repository.clone(), *digest);
-        if self.is_lost(digest)? {
-            return Ok(None);
+        if let Checked::Known(link) = self.known_blob(repository, digest)? {
+            return Ok(link);
         }
-        match journal::read(&inner.index, &key)? {
-            // Nobody can push a manifest to a reader, so nobody relies on its word.
-            Some(Record { value: Some(Value::Link(link)), stamp, .. }) if inner.is_fresh(stamp) || self.is_reader() => {
-                return Ok(Some(link));
-            }
-            Some(Record { value: Some(Value::Link(_)), .. }) => {}
-            _ => return Ok(None),
-        }
+        let (inner, key) = (&self.inner, Key::Link(repository.clone(), *digest));
         let mut writing = inner.journal.write(&inner.index);
         let Some(Value::Link(link)) = writing.live(&key)? else { return Ok(None) };
         rely(inner, &mut writing, key, link)?;
         writing.commit()?;
         Ok(Some(link))
+    }
+
+    /// The same, as far as it can be said without writing anything.
+    pub fn known_blob(&self, repository: &RepositoryName, digest: &Digest) -> Result<Checked> {
+        if self.is_lost(digest)? {
+            return Ok(Checked::Known(None));
+        }
+        Ok(match journal::read(&self.inner.index, &Key::Link(repository.clone(), *digest))? {
+            // Nobody can push a manifest to a reader, so nobody relies on its word.
+            Some(Record { value: Some(Value::Link(link)), stamp, .. }) if self.inner.is_fresh(stamp) || self.is_reader() => {
+                Checked::Known(Some(link))
+            }
+            Some(Record { value: Some(Value::Link(_)), .. }) => Checked::Old,
+            _ => Checked::Known(None),
+        })
     }
 
     pub(super) fn part<T>(

@@ -21,14 +21,15 @@
 //!
 //! Manifests rest in their record's row; so their bytes are there as soon as the record is.
 
+use std::cell::Cell;
 use std::path::Path;
 
 use larder_protocol::codec;
 use larder_protocol::record::RawRecord;
 use larder_protocol::vector::Origin;
 use rocksdb::{
-    BlockBasedOptions, BoundColumnFamily, Cache, ColumnFamilyDescriptor, DBRecoveryMode, DBWithThreadMode, Direction, IteratorMode,
-    MultiThreaded, Options, ReadOptions, WriteBatch,
+    BlockBasedOptions, BoundColumnFamily, Cache, ColumnFamilyDescriptor, DBPinnableSlice, DBRecoveryMode, DBWithThreadMode, Direction,
+    IteratorMode, MultiThreaded, Options, ReadOptions, ReadTier, WriteBatch,
 };
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
@@ -138,6 +139,8 @@ pub(super) struct Batch(WriteBatch);
 pub(super) struct Index {
     db: DBWithThreadMode<MultiThreaded>,
     cache: Cache,
+    /// For rows that are had from memory or not at all.
+    memory_only: ReadOptions,
 }
 
 /// What the index has in memory, in bytes.
@@ -155,6 +158,34 @@ impl std::fmt::Debug for Index {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str("Index")
     }
+}
+
+/// Where this thread looks for rows.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Looking {
+    Everywhere,
+    InMemory,
+    /// In memory, where something was not.
+    Missed,
+}
+
+thread_local! {
+    static LOOKING: Cell<Looking> = const { Cell::new(Looking::Everywhere) };
+}
+
+/// Does `work` without reading the disk for any row; `None` when one was not in memory.
+pub(super) fn in_memory<T>(work: impl FnOnce() -> T) -> Option<T> {
+    /// Also when `work` panics.
+    struct Restored;
+    impl Drop for Restored {
+        fn drop(&mut self) {
+            LOOKING.set(Looking::Everywhere);
+        }
+    }
+    let _restored = Restored;
+    LOOKING.set(Looking::InMemory);
+    let done = work();
+    (LOOKING.get() == Looking::InMemory).then_some(done)
 }
 
 impl Index {
@@ -197,7 +228,9 @@ impl Index {
         let later = later.into_iter().map(|name| ColumnFamilyDescriptor::new(name, Options::default()));
         let tables = tables.chain([ColumnFamilyDescriptor::new(UNUSED_TABLE, unused)]).chain(later);
         let db = DBWithThreadMode::open_cf_descriptors(&options, path, tables).map_err(|error| unopened(path, error))?;
-        Ok(Self { db, cache })
+        let mut memory_only = ReadOptions::default();
+        memory_only.set_read_tier(ReadTier::BlockCache);
+        Ok(Self { db, cache, memory_only })
     }
 
     pub(super) fn memory(&self) -> IndexMemory {
@@ -214,13 +247,23 @@ impl Index {
     }
 
     pub(super) fn get(&self, table: Table, key: &[u8]) -> Result<Option<Vec<u8>>> {
-        self.db.get_cf(&self.table(table), key).map_err(Error::index("read a row"))
+        Ok(self.pinned(table, key)?.map(|bytes| bytes.to_vec()))
+    }
+
+    fn pinned(&self, table: Table, key: &[u8]) -> Result<Option<DBPinnableSlice<'_>>> {
+        if LOOKING.get() != Looking::InMemory {
+            return self.db.get_pinned_cf(&self.table(table), key).map_err(Error::index("read a row"));
+        }
+        let read = self.db.get_pinned_cf_opt(&self.table(table), key, &self.memory_only);
+        if read.as_ref().is_err_and(|error| error.kind() == rocksdb::ErrorKind::Incomplete) {
+            LOOKING.set(Looking::Missed);
+        }
+        read.map_err(Error::index("read a row"))
     }
 
     /// A row that the codec wrote.
     pub(super) fn row<T: DeserializeOwned>(&self, table: Table, key: &[u8]) -> Result<Option<T>> {
-        let pinned = self.db.get_pinned_cf(&self.table(table), key).map_err(Error::index("read a row"))?;
-        pinned.map(|bytes| decode(table, &bytes)).transpose()
+        self.pinned(table, key)?.map(|bytes| decode(table, &bytes)).transpose()
     }
 
     /// Rows whose key starts with `prefix`, from `from` on, in order. Stops at the first damaged read.
@@ -352,6 +395,24 @@ mod tests {
         drop(index);
         let index = Index::open(folder.path()).expect("with the table");
         assert!(index.db.cf_handle("later").is_some());
+    }
+
+    #[test]
+    fn what_is_not_in_memory_is_not_looked_up_there() {
+        let folder = tempfile::tempdir().expect("a temp folder");
+        let index = Index::open(folder.path()).expect("new");
+        let mut batch = Batch::default();
+        index.put(&mut batch, Table::Small, b"key", b"row");
+        index.write(batch).expect("written");
+        let look = |index: &Index| in_memory(|| index.get(Table::Small, b"key"));
+        assert_eq!(look(&index).expect("not in a file yet").expect("read"), Some(b"row".to_vec()));
+        index.db.flush_cf(&index.table(Table::Small)).expect("flushed");
+        drop(index);
+        let index = Index::open(folder.path()).expect("again");
+        assert!(look(&index).is_none(), "in a file that nobody has read");
+        assert_eq!(index.get(Table::Small, b"key").expect("read"), Some(b"row".to_vec()));
+        assert_eq!(look(&index).expect("read a moment ago").expect("read"), Some(b"row".to_vec()));
+        assert_eq!(in_memory(|| index.get(Table::Meta, b"none")).expect("an empty table").expect("read"), None);
     }
 
     #[test]

@@ -47,6 +47,7 @@ mod horizon;
 mod incarnation;
 mod index;
 mod journal;
+mod known;
 mod layout;
 mod listed;
 mod manifests;
@@ -76,7 +77,7 @@ pub use condition::{Condition, Meant};
 pub use conflicts::Conflict;
 pub use error::{Error, InvalidManifest, Result};
 pub use forks::Fork;
-pub use garbage::{IdleLink, IdleManifest};
+pub use garbage::{Checked, IdleLink, IdleManifest};
 pub use horizon::{Taken, Told};
 pub use index::IndexMemory;
 pub use layout::DataFolder;
@@ -96,6 +97,7 @@ pub use verify::Verdict;
 
 use index::{Batch, Index, RecordRow, Table, decode};
 use journal::Journal;
+use known::Known;
 use partial::Partials;
 use pulls::Pulls;
 use removal::Digests;
@@ -154,6 +156,7 @@ struct Inner {
     space: Space,
     pulls: Pulls,
     partials: Partials,
+    known: Known,
     cluster: Mutex<ClusterId>,
 }
 
@@ -232,8 +235,8 @@ impl Store {
         let cluster = Mutex::new(cluster);
         let space = Space::open(folder.path(), options.space.clone(), &index)?;
         let (sessions, digests, pulls) = (Mutex::default(), Digests::default(), Mutex::default());
-        let partials = Partials::default();
-        let mut inner = Inner { folder, options, index, journal, sessions, digests, space, pulls, partials, cluster };
+        let (partials, known) = (Partials::default(), Known::default());
+        let mut inner = Inner { folder, options, index, journal, sessions, digests, space, pulls, partials, known, cluster };
         inner.sessions = Mutex::new(uploads::load(&inner)?);
         staged::settle(&inner)?;
         staged::sweep(&inner.folder.uploads(), |id| Ok(uploads::is_session(&inner, id)))?;
@@ -246,6 +249,18 @@ impl Store {
     pub async fn run<T: Send + 'static>(&self, work: impl FnOnce(&Store) -> T + Send + 'static) -> T {
         let store = self.clone();
         tokio::task::spawn_blocking(move || work(&store)).await.expect("store work does not panic")
+    }
+
+    /// Looks rows up: here, when all of them are in memory, and otherwise on a blocking thread. `work` may be called twice, must not write, and must look up
+    /// single rows only.
+    pub async fn look_up<T: Send + 'static, E: Send + 'static>(
+        &self,
+        work: impl Fn(&Store) -> std::result::Result<T, E> + Send + 'static,
+    ) -> std::result::Result<T, E> {
+        match index::in_memory(|| work(self)) {
+            Some(done) => done,
+            None => self.run(work).await,
+        }
     }
 
     /// What the index has in memory.

@@ -1,11 +1,13 @@
 //! Reading what is kept in order to know that it is still what was kept: blobs one by one, the index row by row.
 
+use std::num::NonZeroU64;
+
 use larder_protocol::digest::{CHUNK_SIZE, Digest};
 
 use super::error::{Error, Result};
 use super::index::{BlobRow, Table, decode};
 use super::reading::Content;
-use super::{BlobFile, Store};
+use super::{BlobFile, Store, known};
 
 /// What came of reading a blob.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -31,7 +33,7 @@ impl Store {
         Ok(blobs)
     }
 
-    /// Reads a whole blob and puts it aside when it is damaged. What was read leaves the page cache again.
+    /// Reads a whole blob and puts it aside when it is damaged. What came into the page cache for this leaves it again.
     pub fn verify(&self, digest: &Digest) -> Result<Verdict> {
         let (file, why) = match self.open_blob(digest) {
             Ok(None) => return Ok(Verdict::Gone),
@@ -75,10 +77,14 @@ fn read(file: &BlobFile) -> std::result::Result<(), String> {
     let mut buffer = vec![0; file.chunk_size(0)];
     for index in 0..file.size().div_ceil(CHUNK_SIZE) {
         buffer.resize(file.chunk_size(index), 0);
+        let start = index * CHUNK_SIZE;
+        let was_in_memory = known::is_in_memory(file.file(), start..start + buffer.len() as u64);
         file.read_chunk(index, &mut buffer)?;
+        if !was_in_memory {
+            // Best effort: a disk that can't be asked so is only slower for others.
+            let _ = rustix::fs::fadvise(&**file.file(), start, NonZeroU64::new(buffer.len() as u64), rustix::fs::Advice::DontNeed);
+        }
     }
-    // Best effort: a disk that can't be asked so is only slower for others.
-    let _ = rustix::fs::fadvise(&**file.file(), 0, None, rustix::fs::Advice::DontNeed);
     Ok(())
 }
 

@@ -34,6 +34,7 @@ pub struct NodeBuilder {
     errors_expected: bool,
     host: Option<Host>,
     in_memory: bool,
+    under: Vec<String>,
 }
 
 impl NodeBuilder {
@@ -74,6 +75,12 @@ impl NodeBuilder {
     /// Keeps the data folder in memory: where many nodes share the disk of one machine, it would be what is measured.
     pub fn in_memory(mut self) -> Self {
         self.in_memory = true;
+        self
+    }
+
+    /// Runs the daemon, not its commands, as the argument of another program, such as a debugger, with arguments of its own.
+    pub fn under(mut self, program: &[String]) -> Self {
+        self.under = program.to_vec();
         self
     }
 
@@ -136,6 +143,7 @@ impl Node {
             errors_expected: false,
             host: None,
             in_memory: false,
+            under: Vec::new(),
         }
     }
 
@@ -215,7 +223,7 @@ impl Node {
         assert!(self.child.is_none(), "node {} runs already", self.with.name);
         let mut log = OpenOptions::new().append(true).open(&self.log).expect("open the node's log");
         writeln!(log, "--- start").expect("write to the node's log");
-        let mut command = self.command(["serve"]);
+        let mut command = self.command_under(&self.with.under, ["serve"]);
         command.args(["--listen", &self.address(), "--peer-listen", &self.address()]).args(&self.with.flags);
         command.stdin(Stdio::null()).stdout(log.try_clone().expect("share the log")).stderr(log);
         let child = command.spawn().unwrap_or_else(|error| panic!("start {}: {error}", self.with.program.display()));
@@ -396,10 +404,18 @@ impl Node {
 
     /// The program with `arguments` and the node's environment, and nothing of the environment of the person who tests.
     pub fn command<S: Into<OsString>>(&self, arguments: impl IntoIterator<Item = S>) -> Command {
+        self.command_under(&[], arguments)
+    }
+
+    fn command_under<S: Into<OsString>>(&self, under: &[String], arguments: impl IntoIterator<Item = S>) -> Command {
+        let program = under.first().map_or(self.with.program.as_path(), Path::new);
         let mut command = match &self.with.host {
-            Some(host) => host.command(&self.with.program),
-            None => Command::new(&self.with.program),
+            Some(host) => host.command(program),
+            None => Command::new(program),
         };
+        if let Some((_, more)) = under.split_first() {
+            command.args(more).arg(&self.with.program);
+        }
         command.args(arguments.into_iter().map(Into::into));
         for (key, _) in std::env::vars_os() {
             let text = key.to_string_lossy();

@@ -54,6 +54,44 @@ async fn a_restore_reads_the_checkpoint_and_only_the_packs_behind_it() {
 }
 
 #[tokio::test]
+async fn i7_what_waits_for_a_pack_is_held_back_and_what_was_there_before_is_told() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let first = node(folder.path(), 1).await;
+    for tag in ["v0", "v1"] {
+        archived(&first, tag).await;
+    }
+    let named = |node: &Node, tag: &str| node.store.tag(&app(), &tag.parse().expect("a tag")).expect("readable").map(|info| info.digest);
+    let before = named(&first, "v1");
+    // Waiting: one tag moved, one new, one that names what is in the bucket, one deleted.
+    push(&first.store, "v1", &[b"{}", b"moved"]);
+    push(&first.store, "v2", &[b"{}", b"new"]);
+    first.store.restore_tag(&app(), &"v3".parse().expect("a tag"), &before.expect("there")).expect("tagged");
+    first.store.delete_tag(&app(), &"v0".parse().expect("a tag")).expect("deleted");
+    first.archive.checkpoint().await.expect("written");
+
+    let own = tempfile::tempdir().expect("a folder");
+    let (second, report) = restored(folder.path(), own.path(), RestoreOptions::default()).await;
+    let report = report.expect("restored");
+    assert_eq!((report.packs, report.gaps.len()), (0, 0), "{report:?}");
+    assert_eq!(["v0", "v1", "v2", "v3"].map(|tag| named(&second, tag)), [None, before, None, before]);
+    assert!(second.archive.inner.clone().fill_all().await);
+    assert_eq!(second.archive.restoring().await.expect("a progress").lost, 0, "nothing is named that is in no pack");
+    let origin = first.store.origin();
+    assert!(second.store.vector().get(&origin) < first.store.vector().get(&origin), "what was held back is asked for again");
+
+    // The pack that brings it comes behind the checkpoint.
+    first.archive.flush().await.expect("flushed");
+    let own = tempfile::tempdir().expect("a folder");
+    let (third, report) = restored(folder.path(), own.path(), RestoreOptions::default()).await;
+    let report = report.expect("restored");
+    assert_eq!((report.packs, report.gaps.len()), (1, 0), "{report:?}");
+    for tag in ["v0", "v1", "v2", "v3"] {
+        assert_eq!(named(&third, tag), named(&first, tag), "{tag}");
+    }
+    assert!(named(&third, "v1") != before && pull(&third, b"moved").await && pull(&third, b"new").await);
+}
+
+#[tokio::test]
 async fn f33_a_damaged_checkpoint_is_named_and_the_one_before_serves() {
     let (folder, own) = (tempfile::tempdir().expect("a folder"), tempfile::tempdir().expect("a folder"));
     let first = node(folder.path(), 1).await;
