@@ -14,6 +14,7 @@ mod oras;
 mod podman;
 mod setup;
 mod skopeo;
+mod tls;
 mod tools;
 
 use larder_harness::{Node, NodeBuilder};

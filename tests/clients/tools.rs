@@ -21,8 +21,23 @@ pub fn run(home: &Path, program: &str, arguments: &[&str]) -> String {
 /// # Panics
 /// When it is missing.
 pub fn try_run(home: &Path, program: &str, arguments: &[&str]) -> Result<String, String> {
+    try_run_on(None, home, program, arguments)
+}
+
+/// What makes a program see the `etc` of a folder as if it lay in `/etc`, and nothing else see that.
+const WITHIN: &str = "mount -t overlay overlay -o \"lowerdir=$0/etc:/etc\" /etc && exec \"$@\"";
+
+/// The same on a host whose `/etc` has what is in the `etc` of a folder too: where `larder setup --root` has written.
+///
+/// # Panics
+/// When it is missing.
+pub fn try_run_on(system: Option<&Path>, home: &Path, program: &str, arguments: &[&str]) -> Result<String, String> {
     let mut command = Command::new("timeout");
-    command.args(["--kill-after=5", SECONDS, program]).args(arguments).stdin(Stdio::null());
+    command.args(["--kill-after=5", SECONDS]);
+    if let Some(system) = system {
+        command.args(["unshare", "--mount", "--", "sh", "-c", WITHIN, text(system)]);
+    }
+    command.arg(program).args(arguments).stdin(Stdio::null());
     // What the user has configured for these clients stays out of it.
     command.env("HOME", home).env("XDG_RUNTIME_DIR", home).env("XDG_CONFIG_HOME", home.join(".config"));
     for name in ["DOCKER_CONFIG", "DOCKER_HOST", "REGISTRY_AUTH_FILE", "CONTAINERS_REGISTRIES_CONF", "CONTAINER_HOST", "STORAGE_DRIVER"] {
@@ -52,8 +67,17 @@ impl Engine {
 
     /// An engine with this `daemon.json`.
     pub fn start_with(configuration: &str) -> Self {
+        Self::start_in(|folder| std::fs::write(folder.join("daemon.json"), configuration).expect("write daemon.json"))
+    }
+
+    /// An engine on a host whose `/etc` has what is in the `etc` of this folder too.
+    pub fn start_on(system: &Path) -> Self {
+        Self::start_in(|folder| std::os::unix::fs::symlink(system, folder.join("system")).expect("link the folder"))
+    }
+
+    fn start_in(prepare: impl FnOnce(&Path)) -> Self {
         let folder = tempfile::Builder::new().prefix("ld-").tempdir_in("/tmp").expect("temporary folder");
-        std::fs::write(folder.path().join("daemon.json"), configuration).expect("write daemon.json");
+        prepare(folder.path());
         // Before it starts: what is left of a start that fails is ended too.
         let engine = Self { folder };
         run(engine.home(), text(&Self::script()), &["start", text(engine.home())]);
@@ -109,6 +133,7 @@ impl Drop for Engine {
 pub struct Client<'a> {
     program: &'static str,
     home: &'a Path,
+    system: Option<&'a Path>,
     storage: Vec<String>,
 }
 
@@ -121,7 +146,13 @@ impl<'a> Client<'a> {
             format!("--runroot={}", folder.join("run").display()),
             "--storage-driver=vfs".to_owned(),
         ];
-        Self { program, home, storage }
+        Self { program, home, system: None, storage }
+    }
+
+    /// The same on a host whose `/etc` has what is in the `etc` of this folder too.
+    pub fn on(mut self, system: Option<&'a Path>) -> Self {
+        self.system = system;
+        self
     }
 
     /// Runs one of its commands.
@@ -132,7 +163,7 @@ impl<'a> Client<'a> {
     /// The same; what it said when it failed.
     pub fn try_run(&self, arguments: &[&str]) -> Result<String, String> {
         let arguments: Vec<_> = self.storage.iter().map(String::as_str).chain(arguments.iter().copied()).collect();
-        try_run(self.home, self.program, &arguments)
+        try_run_on(self.system, self.home, self.program, &arguments)
     }
 
     /// Pulls over plain HTTP; gives the image's id.

@@ -6,13 +6,13 @@ use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
+use larder_harness::certificates::write;
 use larder_harness::node::free_port;
-use larder_harness::wait_until;
+use larder_harness::{Authority, wait_until};
 use rustls::pki_types::CertificateDer;
 use rustls::pki_types::pem::PemObject;
 
 use crate::builder;
-use crate::certificates::{Authority, write};
 
 const PATIENCE: Duration = Duration::from_secs(90);
 const NAME: &str = "registry.example.org";

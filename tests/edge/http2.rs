@@ -3,12 +3,11 @@
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use larder_harness::Node;
+use larder_harness::{Authority, Node};
 use tokio::io::AsyncWriteExt;
 use tokio::net::TcpStream;
 use tokio_rustls::client::TlsStream;
 
-use crate::certificates::Authority;
 use crate::client::{
     CONTINUATION, DATA, END_HEADERS, END_STREAM, Frames, GOAWAY, HEADERS, RESET, SETTINGS, connect, frame, literal, packed, request,
 };

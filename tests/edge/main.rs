@@ -1,7 +1,6 @@
 //! The front door from outside: TLS, HTTP/2, certificates from an authority, and what strangers may not take.
 
 mod acme;
-mod certificates;
 mod client;
 mod http2;
 mod limits;

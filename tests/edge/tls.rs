@@ -4,10 +4,10 @@ use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use bytes::Bytes;
-use larder_harness::{Content, Node, http, sha256, wait_until};
+use larder_harness::certificates::write;
+use larder_harness::{Authority, Content, Node, http, sha256, wait_until};
 
 use crate::builder;
-use crate::certificates::{Authority, write};
 use crate::client::{connect, request, shown};
 
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -50,6 +50,26 @@ async fn blobs_are_pushed_and_pulled_over_tls_in_both_protocols() {
         assert_eq!((status, body == content), (200, true), "{protocol}");
         assert_eq!(ask("GET", "/v2/team/none/tags/list", Bytes::new()).await.0, 404);
     }
+}
+
+#[tokio::test]
+async fn s19_a_client_is_sent_for_a_token_to_the_name_that_the_certificate_proves() {
+    let authority = Authority::new("ca");
+    let node = node(&authority, "node", &[("LARDER_AUTH__REQUIRED", "true")]).await;
+    for protocol in ["http/1.1", "h2"] {
+        let stream = connect(&node.address(), &authority, protocol, None).await.expect("a handshake");
+        let (status, headers, _) = request(stream, "GET", "/v2/", Bytes::new()).await.expect("an answer");
+        let challenge = headers["www-authenticate"].to_str().expect("text");
+        assert_eq!((status, challenge), (401, "Bearer realm=\"https://localhost/token\",service=\"larder\""), "{protocol}");
+    }
+    // A name that it is not for is no place to send a password to.
+    let mut stream = connect(&node.address(), &authority, "http/1.1", None).await.expect("a handshake");
+    let asked = b"GET /v2/ HTTP/1.1\r\nhost: evil.example.org\r\nconnection: close\r\n\r\n";
+    tokio::io::AsyncWriteExt::write_all(&mut stream, asked).await.expect("send");
+    let mut answer = Vec::new();
+    let _ = tokio::io::AsyncReadExt::read_to_end(&mut stream, &mut answer).await;
+    let answer = String::from_utf8_lossy(&answer);
+    assert!(answer.contains("www-authenticate: Basic ") && !answer.contains("evil"), "{answer}");
 }
 
 #[tokio::test]

@@ -328,7 +328,10 @@ impl Auth {
         match self.inner.passwords.check(name, password, hash, like).await {
             Ok(true) => guesses().right(now(), attempt),
             Ok(false) => return Err(wrong("the name or the password is wrong")),
-            Err(password::Busy) => return Err(Refused::Busy),
+            Err(password::Busy) => {
+                guesses().withdraw(attempt);
+                return Err(Refused::Busy);
+            }
         }
         let (who, since) = snapshot.user(name).ok_or_else(|| wrong("the name or the password is wrong"))?;
         Ok(Caller { who, since: Some(since), scope: None, snapshot })

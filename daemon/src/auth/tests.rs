@@ -90,6 +90,33 @@ async fn as_long_as_nobody_was_added_everybody_may_do_everything() {
 }
 
 #[tokio::test]
+async fn s17_who_is_told_to_come_back_has_guessed_nothing() {
+    let place = Place::new();
+    let auth = place.open();
+    // Dear enough for all that follows to happen while a few are checked.
+    auth.add_users(vec![("alice".to_owned(), bcrypt::hash("secret", 12).expect("a hash"))], None).expect("added");
+    // More at once than may wait, each about somebody else and from somewhere else: none of them is slowed by what others try.
+    let others = (0..200_u32).map(|number| {
+        let (auth, from) = (auth.clone(), IpAddr::V4(std::net::Ipv4Addr::from_bits(0x0a00_0000 + number)));
+        tokio::spawn(async move { auth.sign_in(&format!("user-{number}"), b"wrong", from).await.map(drop) })
+    });
+    let others: Vec<_> = others.collect();
+    // The runtime has one thread and takes some of its tasks at a turn: until all have begun.
+    for _ in 0..others.len() {
+        tokio::task::yield_now().await;
+    }
+    for number in 0..100 {
+        let told = auth.sign_in("alice", b"wrong", LOCAL).await.map(drop);
+        assert!(matches!(told, Err(Refused::Busy)), "{number}: {told:?}");
+    }
+    for other in others {
+        other.abort();
+        let _ = other.await;
+    }
+    auth.sign_in("alice", b"secret", LOCAL).await.expect("she has not guessed once");
+}
+
+#[tokio::test]
 async fn s16_what_is_taken_away_is_gone_with_the_next_request() {
     let place = Place::new();
     let auth = place.open();

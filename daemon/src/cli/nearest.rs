@@ -42,23 +42,48 @@ pub(super) struct Nearest {
     /// Where the nodes' registries are
     #[arg(required = true, value_name = "HOST:PORT", value_parser = address)]
     addresses: Vec<String>,
+    #[command(flatten)]
+    tls: TlsArgs,
+    #[command(flatten)]
+    format: Format,
+}
+
+/// What both sides prove themselves by.
+#[derive(Args, Debug, Default)]
+pub(super) struct TlsArgs {
     /// They speak TLS
     #[arg(long)]
     tls: bool,
     /// Who vouches for their certificates, when that is no public authority (PEM); says that they speak TLS
     #[arg(long, value_name = "FILE")]
-    ca: Option<PathBuf>,
-    #[command(flatten)]
-    format: Format,
+    pub(super) ca: Option<PathBuf>,
+    /// The certificate that is shown to them, when they ask for one (PEM); says that they speak TLS
+    #[arg(long, value_name = "FILE", requires = "client_key")]
+    client_certificate: Option<PathBuf>,
+    /// Its private key (PEM)
+    #[arg(long, value_name = "FILE", requires = "client_certificate")]
+    client_key: Option<PathBuf>,
+}
+
+impl TlsArgs {
+    /// Whether TLS is spoken at all.
+    pub(super) fn is_tls(&self) -> bool {
+        self.tls || self.ca.is_some() || self.client().is_some()
+    }
+
+    /// The certificate and its key.
+    pub(super) fn client(&self) -> Option<(&Path, &Path)> {
+        self.client_certificate.as_deref().zip(self.client_key.as_deref())
+    }
 }
 
 /// How nodes are spoken to.
 pub(super) struct Way(Option<tls::Connector>);
 
 impl Way {
-    /// With TLS or without; with whom to trust beside the system's authorities.
-    pub(super) fn new(is_tls: bool, ca: Option<&Path>) -> anyhow::Result<Self> {
-        Ok(Self(if is_tls { Some(tls::connector(ca)?) } else { None }))
+    /// With TLS or without; with whom to trust instead of the system's authorities, and what to show.
+    pub(super) fn new(tls: &TlsArgs) -> anyhow::Result<Self> {
+        Ok(Self(if tls.is_tls() { Some(tls::connector(tls.ca.as_deref(), tls.client())?) } else { None }))
     }
 }
 
@@ -77,13 +102,13 @@ pub(super) fn address(text: &str) -> Result<String, String> {
 
 impl Nearest {
     pub(super) fn run(self, out: &mut dyn Write) -> anyhow::Result<()> {
-        let way = Way::new(self.tls || self.ca.is_some(), self.ca.as_deref())?;
+        let way = Way::new(&self.tls)?;
         let measured = measure(&self.addresses, &way)?;
         let text = if self.format.json { as_json(&measured) } else { as_table(&measured) };
         out.write_all(text.as_bytes()).and_then(|()| out.flush()).context("write to standard output")?;
         if measured.iter().all(|measured| measured.time.is_err()) {
             bail!(
-                "no node answers at {}; check the addresses, that their ports are open for TCP, and whether they speak TLS (--tls, --ca)",
+                "no node answers at {}; check the addresses, that their ports are open for TCP, and whether they speak TLS (--tls, --ca, --client-certificate)",
                 self.addresses.join(", ")
             );
         }
@@ -231,7 +256,7 @@ mod tests {
     fn nobody_there_is_a_failure() {
         let closed = TcpListener::bind("127.0.0.1:0").and_then(|gone| gone.local_addr()).expect("a free port").to_string();
         let mut out = Vec::new();
-        let nearest = Nearest { addresses: vec![closed.clone()], tls: false, ca: None, format: Format { json: false } };
+        let nearest = Nearest { addresses: vec![closed.clone()], tls: TlsArgs::default(), format: Format { json: false } };
         let error = nearest.run(&mut out).expect_err("nobody");
         assert!(error.to_string().contains(&closed) && String::from_utf8_lossy(&out).contains(&closed), "{error}");
         assert!(measure(&vec![closed; ADDRESSES_MAX + 1], &Way(None)).is_err());

@@ -3,6 +3,7 @@
 //! Each origin and each user has a bucket: some wrong tries are free, and then one comes back at a time. So nobody guesses faster
 //! than that from one place, and nobody's password is guessed faster than that from all places together. A try is counted when it
 //! begins, and given back when it was right: many that run at once are no way round the count, and one that is broken off was wrong.
+//! So is one that was never looked at, because too many others were.
 //! Being right never pays for having been wrong, or who has one account would guess at the others.
 //!
 //! A user who was right from somewhere lately is *known* there: his tries from there have a bucket of their own, so that neither
@@ -84,10 +85,15 @@ impl Guesses {
 
     /// The password was right.
     pub fn right(&mut self, now: Duration, attempt: Attempt) {
+        self.known.set(ms(now), attempt.pair, ms(now) + KNOWN_FOR_MS);
+        self.withdraw(attempt);
+    }
+
+    /// The password was not looked at after all: nothing is known of it.
+    pub fn withdraw(&mut self, attempt: Attempt) {
         self.users.give_back(attempt.user, USER);
         self.origins.give_back(attempt.origin, ORIGIN);
         self.pairs.give_back(attempt.pair, USER);
-        self.known.set(ms(now), attempt.pair, ms(now) + KNOWN_FOR_MS);
     }
 
     fn attempt(&self, from: IpAddr, user: &str) -> Attempt {
@@ -230,6 +236,17 @@ mod tests {
             looked_at += u64::from(wrong(&mut guesses, at(1), 9, &format!("user-{round}")));
         }
         assert_eq!(looked_at, ORIGIN.free);
+    }
+
+    #[test]
+    fn s17_a_try_that_was_not_looked_at_is_no_wrong_guess() {
+        let mut guesses = guesses();
+        for _ in 0..1000 {
+            let attempt = guesses.begin(at(1), place(1), "ann").expect("none was looked at");
+            guesses.withdraw(attempt);
+        }
+        let looked_at = (0..1000).filter(|_| wrong(&mut guesses, at(1), 1, "ann")).count();
+        assert_eq!(looked_at as u64, USER.free, "and it makes nobody known either");
     }
 
     #[test]

@@ -3,9 +3,10 @@
 //! What nobody may know without the right to read is answered alike whether it is there or not: `Denied` and `Unauthorized` come before anything is
 //! looked up.
 //!
-//! A client is sent to `/token` (Bearer), under an address that is known to be this node's: the configured one, or the one it listens on, when the
-//! client has said that it speaks to that. Where neither is so it is asked for name and password themselves (Basic): the address in a
-//! challenge is where a client sends its password to, and `Host` is not to be believed there (S19).
+//! A client is sent to `/token` (Bearer), under an address that is known to be this node's: the configured one; the one that the client has called, when
+//! the certificate that it was shown is for that; or the one that the node listens on, when the client has said that it speaks to that. Where none is
+//! so (plain HTTP on all addresses, or behind a proxy) it is asked for name and password themselves (Basic), which go where the client is already: the
+//! address in a challenge is where a client sends its password to, and `Host` alone is not to be believed there (S19).
 
 use http::{HeaderMap, header};
 use larder_protocol::access::Actions;
@@ -69,19 +70,21 @@ impl Challenge {
     }
 
     /// Under which address this client finds this node, as far as that is known, without a slash at its end.
-    pub(super) fn address(&self, headers: &HeaderMap) -> Option<String> {
+    pub(super) fn address(&self, headers: &HeaderMap, client: &Client) -> Option<String> {
+        if let Address::Configured(url) = &self.address {
+            return Some(url.clone());
+        }
+        let said = headers.get(header::HOST)?.to_str().ok()?;
         match &self.address {
-            Address::Configured(url) => Some(url.clone()),
-            Address::Listening { scheme, host } if headers.get(header::HOST).is_some_and(|said| said.as_bytes() == host.as_bytes()) => {
-                Some(format!("{scheme}://{host}"))
-            }
-            Address::Listening { .. } | Address::Unknown => None,
+            _ if client.proves(said) => Some(format!("https://{said}")),
+            Address::Listening { scheme, host } if said == host => Some(format!("{scheme}://{host}")),
+            Address::Configured(_) | Address::Listening { .. } | Address::Unknown => None,
         }
     }
 
     /// The challenge for a request, as `WWW-Authenticate` has it.
-    pub(super) fn text(&self, headers: &HeaderMap, scope: Option<&str>, error: Option<&str>) -> String {
-        let (realm, service) = match (&self.server, self.address(headers)) {
+    pub(super) fn text(&self, headers: &HeaderMap, client: &Client, scope: Option<&str>, error: Option<&str>) -> String {
+        let (realm, service) = match (&self.server, self.address(headers, client)) {
             (Some((realm, service)), _) => (realm.clone(), service.as_str()),
             (None, Some(address)) => (format!("{address}{}", token::PATH), SERVICE),
             (None, None) => return format!("Basic realm=\"{SERVICE}\", charset=\"UTF-8\""),
@@ -142,14 +145,14 @@ impl Front {
         identified.map_err(|refused| match refused {
             Refused::Credentials(why) => {
                 let scope = route.and_then(|route| scope(&route.need()));
-                Error::Unauthorized { why, challenge: self.challenge.text(headers, scope.as_deref(), Some("invalid_token")) }
+                Error::Unauthorized { why, challenge: self.challenge.text(headers, client, scope.as_deref(), Some("invalid_token")) }
             }
             Refused::Busy | Refused::Slowed(_) | Refused::Store(_) => Error::Identity(refused),
         })
     }
 
     /// Refuses what somebody may not do.
-    pub(super) fn permit(&self, caller: &Caller, route: &Route, headers: &HeaderMap) -> Result<(), Error> {
+    pub(super) fn permit(&self, caller: &Caller, route: &Route, headers: &HeaderMap, client: &Client) -> Result<(), Error> {
         let need = route.need();
         let permission = match need {
             Need::Name if caller.is_asked() && !caller.who.is_known() => Permission::Denied,
@@ -158,7 +161,7 @@ impl Front {
             Need::Right(actions, repository) => caller.permission(actions, repository.as_str()),
         };
         let ask_again = |why: String, error| {
-            let challenge = self.challenge.text(headers, scope(&need).as_deref(), error);
+            let challenge = self.challenge.text(headers, client, scope(&need).as_deref(), error);
             Err(Error::Unauthorized { why, challenge })
         };
         match permission {
@@ -188,7 +191,11 @@ mod tests {
     #[test]
     fn s19_a_password_is_asked_for_only_at_an_address_that_is_known() {
         let mut config = Config::default();
-        let text = |config: &Config, host: &str| Challenge::new(config).text(&headers(host), Some("repository:a:pull"), None);
+        let plain = Client::plain(([127, 0, 0, 1], 1).into());
+        let ask = |config: &Config, host: &str, client: &Client| {
+            Challenge::new(config).text(&headers(host), client, Some("repository:a:pull"), None)
+        };
+        let text = |config: &Config, host: &str| ask(config, host, &plain);
         let bearer = "Bearer realm=\"http://127.0.0.1:5000/token\",service=\"larder\",scope=\"repository:a:pull\"";
         assert_eq!(text(&config, "127.0.0.1:5000"), bearer);
         for host in ["evil.example.org", "localhost:5000", "127.0.0.1:5000.evil.org", "\"", ""] {
@@ -198,6 +205,10 @@ mod tests {
         assert_eq!(text(&config, "127.0.0.1:5000"), bearer.replace("http:", "https:"));
         config.http.listen = "0.0.0.0:5000".parse().expect("an address");
         assert!(text(&config, "0.0.0.0:5000").starts_with("Basic "));
+        // What the certificate is for that this client was shown.
+        let encrypted = Client::encrypted(([127, 0, 0, 1], 1).into(), None, ["n.example.org".to_owned()].into());
+        assert_eq!(ask(&config, "n.example.org:7", &encrypted), bearer.replace("http://127.0.0.1:5000", "https://n.example.org:7"));
+        assert!(ask(&config, "evil.example.org", &encrypted).starts_with("Basic "));
         config.http.public_url = Some("https://r.example.org".to_owned());
         assert!(text(&config, "evil.example.org").starts_with("Bearer realm=\"https://r.example.org/token\""));
         config.token_server.realm = Some("https://t.example.org/token".to_owned());

@@ -3,8 +3,6 @@
 //! The browser keeps one cookie between the two, which only says that both are the same browser; it gives no right to anything, and ends with
 //! the sign-in. What comes of it is JSON: whoever shows pages to people keeps the token as it likes.
 
-use std::net::IpAddr;
-
 use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, header};
 use hyper::body::Incoming;
 
@@ -14,6 +12,7 @@ use super::query::Query;
 use super::token::Asked;
 use super::{Body, Front, empty};
 use crate::auth::{Access, Returned, Who};
+use crate::tls::Client;
 
 const BEGIN: &str = "/auth/login";
 const END: &str = "/auth/callback";
@@ -30,11 +29,11 @@ pub(super) fn is_about(path: &str) -> bool {
 
 impl Front {
     /// Answers a browser.
-    pub(super) async fn answer_login(&self, request: Request<Incoming>, client: IpAddr, number: u64) -> Response<Body> {
+    pub(super) async fn answer_login(&self, request: Request<Incoming>, client: &Client, number: u64) -> Response<Body> {
         let (head, _) = request.into_parts();
         let query = Query::parse(head.uri.query());
         let answered = match (&head.method, head.uri.path()) {
-            (&Method::GET, BEGIN) => self.begin_login(&head.headers, &query).await,
+            (&Method::GET, BEGIN) => self.begin_login(&head.headers, &query, client).await,
             (&Method::GET, _) => self.end_login(&head.headers, &query, client).await,
             _ => Err(Error::Method { allow: "GET".to_owned() }),
         };
@@ -47,11 +46,12 @@ impl Front {
         response
     }
 
-    async fn begin_login(&self, headers: &HeaderMap, query: &Query) -> Result<Response<Body>, Error> {
+    async fn begin_login(&self, headers: &HeaderMap, query: &Query, client: &Client) -> Result<Response<Body>, Error> {
         let failed = |why: String| Error::Login { why };
         let issuer = query.first("issuer").ok_or_else(|| failed("say through whom: /auth/login?issuer=NAME".to_owned()))?;
         // Never under an address that only the client has named (S19).
-        let address = self.challenge.address(headers).ok_or_else(|| failed("http.public_url has to be configured for this".to_owned()))?;
+        let address = self.challenge.address(headers, client);
+        let address = address.ok_or_else(|| failed("http.public_url has to be configured for this".to_owned()))?;
         let is_secure = address.starts_with("https://");
         let begun = self.auth.begin_login(issuer, format!("{address}{END}")).await.map_err(failed)?;
         let mut response = empty(StatusCode::FOUND);
@@ -61,7 +61,7 @@ impl Front {
         Ok(response)
     }
 
-    async fn end_login(&self, headers: &HeaderMap, query: &Query, client: IpAddr) -> Result<Response<Body>, Error> {
+    async fn end_login(&self, headers: &HeaderMap, query: &Query, client: &Client) -> Result<Response<Body>, Error> {
         let failed = |why: String| Error::Login { why };
         if let Some(error) = query.first("error") {
             return Err(failed(format!("the issuer says no: {:.200}", error.escape_default().to_string())));
@@ -72,7 +72,8 @@ impl Front {
         let browser = brought_back(headers).unwrap_or_default();
         let ended = self.auth.end_login(Returned { state, code, issuer: query.first("iss"), browser }).await;
         let caller = ended.map_err(failed);
-        Note::new("sign-in", client).of_token(self.auth.audit(), caller.as_ref().map(|caller: &crate::auth::Caller| caller.who.clone()));
+        Note::new("sign-in", client.ip())
+            .of_token(self.auth.audit(), caller.as_ref().map(|caller: &crate::auth::Caller| caller.who.clone()));
         let caller = caller?;
         debug_assert!(matches!(caller.who, Who::Workload { .. }));
         let access = vec![Access::all()];

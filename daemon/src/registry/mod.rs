@@ -161,7 +161,13 @@ struct Pushed<'a> {
 
 impl Front {
     /// Answers one request; it counts as under way until what comes with the answer is dropped.
-    async fn answer(&self, request: Request<Incoming>, client: &Client) -> (Response<Body>, Option<Share>) {
+    async fn answer(&self, mut request: Request<Incoming>, client: &Client) -> (Response<Body>, Option<Share>) {
+        // SPEC: RFC 9113, 8.3.1: what HTTP/1.1 says as Host, HTTP/2 says as the authority.
+        if request.version() == http::Version::HTTP_2
+            && let Some(host) = request.uri().authority().and_then(|said| HeaderValue::try_from(said.as_str()).ok())
+        {
+            request.headers_mut().insert(header::HOST, host);
+        }
         let started = Instant::now();
         let number = self.requests.fetch_add(1, Ordering::Relaxed) + 1;
         let (method, uri) = (request.method().clone(), request.uri().clone());
@@ -171,7 +177,7 @@ impl Front {
         let share = (is_registry || is_token || is_login).then(|| self.under_way.begin(client.ip()));
         let (endpoint, response) = match &share {
             Some(Ok(_)) if is_token => (token::ENDPOINT, self.answer_token(request, client, number).await),
-            Some(Ok(_)) if is_login => (login::ENDPOINT, self.answer_login(request, client.ip(), number).await),
+            Some(Ok(_)) if is_login => (login::ENDPOINT, self.answer_login(request, client, number).await),
             Some(Ok(_)) => self.answer_registry(request, client, number).await,
             Some(Err(refusal)) => {
                 self.metrics.refused_requests.inc();
@@ -223,7 +229,7 @@ impl Front {
     }
 
     async fn dispatch(&self, route: Route, request: Pushed<'_>) -> Result<Response<Body>, Error> {
-        self.permit(request.caller, &route, request.headers)?;
+        self.permit(request.caller, &route, request.headers, request.client)?;
         // Before a byte of it is taken; the store would refuse it at the end.
         if route.is_write() && self.store.is_reader() {
             return Err(store::Error::Reader.into());

@@ -21,17 +21,30 @@ pub struct Client {
     /// Whether what it sends is hidden from others on the way.
     pub is_encrypted: bool,
     certificate: Option<Arc<Certificate>>,
+    /// The names in the certificate that it was shown.
+    shown: Arc<[String]>,
 }
 
 impl Client {
     /// A client that speaks plain HTTP.
     pub fn plain(address: SocketAddr) -> Self {
-        Self { address, is_encrypted: false, certificate: None }
+        Self { address, is_encrypted: false, certificate: None, shown: Arc::default() }
     }
 
-    /// A client that speaks TLS, with the certificate that it proved to have, which `tls.client_ca` vouches for.
-    pub fn encrypted(address: SocketAddr, certificate: Option<Certificate>) -> Self {
-        Self { address, is_encrypted: true, certificate: certificate.map(Arc::new) }
+    /// A client that speaks TLS, with the certificate that it proved to have, which `tls.client_ca` vouches for; and the names in the one that it
+    /// was shown.
+    pub fn encrypted(address: SocketAddr, certificate: Option<Certificate>, shown: Arc<[String]>) -> Self {
+        Self { address, is_encrypted: true, certificate: certificate.map(Arc::new), shown }
+    }
+
+    /// Whether this connection proves that `host`, a name or an address with or without a port, is this node: the certificate that the client was
+    /// shown is for it. A name in lower and upper case is one; a wildcard stands for one label (RFC 6125, 6.4).
+    pub fn proves(&self, host: &str) -> bool {
+        let Some(host) = host_of(host) else { return false };
+        self.shown.iter().any(|name| match name.strip_prefix("*.") {
+            Some(parent) => host.split_once('.').is_some_and(|(label, rest)| !label.is_empty() && rest.eq_ignore_ascii_case(parent)),
+            None => name.eq_ignore_ascii_case(host),
+        })
     }
 
     /// Where it connects from, without the port.
@@ -43,6 +56,21 @@ impl Client {
     pub fn certificate(&self) -> Option<&Certificate> {
         self.certificate.as_deref().filter(|certificate| SystemTime::now() < certificate.expires)
     }
+}
+
+/// The host in `host`, `host:port`, `[address]` or `[address]:port`, when it is made of what hosts are made of.
+fn host_of(text: &str) -> Option<&str> {
+    let is_port = |port: &str| port.parse::<u16>().is_ok_and(|number| number.to_string() == port);
+    let (host, port) = match text.strip_prefix('[') {
+        Some(rest) => {
+            let (address, port) = rest.split_once(']')?;
+            address.parse::<std::net::Ipv6Addr>().ok()?;
+            (address, if port.is_empty() { None } else { Some(port.strip_prefix(':')?) })
+        }
+        None => text.split_once(':').map_or((text, None), |(host, port)| (host, Some(port))),
+    };
+    let is_plain = |byte: u8| byte.is_ascii_alphanumeric() || b"-._:".contains(&byte);
+    (!host.is_empty() && host.bytes().all(is_plain) && port.is_none_or(is_port)).then_some(host)
 }
 
 /// What a client's certificate says of it. Whoever signed it vouches for the names; all of them are printable and bounded.
@@ -127,6 +155,41 @@ mod tests {
     }
 
     #[test]
+    fn s19_only_a_host_that_the_certificate_is_for_is_proven() {
+        let names = ["registry.example.org", "*.nodes.example.org", "127.0.0.1", "::1"].map(str::to_owned);
+        let client = Client::encrypted(([127, 0, 0, 1], 1).into(), None, names.into());
+        for host in
+            ["registry.example.org", "Registry.Example.org:5000", "a.nodes.example.org:443", "127.0.0.1:5000", "[::1]:5000", "[::1]"]
+        {
+            assert!(client.proves(host), "{host}");
+        }
+        for host in [
+            "evil.org",
+            "evil.registry.example.org",
+            "registry.example.org.evil.org",
+            "registry.example.org:5000@evil.org",
+            "registry.example.org:99999",
+            "registry.example.org:+80",
+            "registry.example.org:",
+            "registry.example.org\"",
+            "nodes.example.org",
+            ".nodes.example.org",
+            "a.b.nodes.example.org",
+            "a\"b.nodes.example.org",
+            "*.nodes.example.org",
+            "127.0.0.1.evil.org",
+            "::1",
+            "[::1]x",
+            "[::2]",
+            "",
+            ":5000",
+        ] {
+            assert!(!client.proves(host), "{host}");
+        }
+        assert!(!Client::plain(([127, 0, 0, 1], 1).into()).proves("127.0.0.1"));
+    }
+
+    #[test]
     fn a_certificate_tells_who_it_is_for_and_in_which_groups() {
         let certificate = Certificate::read(&made(|params| {
             params.distinguished_name.push(DnType::CommonName, "ci-runner");
@@ -167,7 +230,7 @@ mod tests {
     fn a_certificate_that_ran_out_after_the_connection_was_made_proves_nothing_any_more() {
         let of = |expires| {
             let certificate = Certificate { name: "ann".to_owned(), groups: Vec::new(), expires, fingerprint: [0; 32] };
-            Client::encrypted("127.0.0.1:1".parse().expect("an address"), Some(certificate))
+            Client::encrypted("127.0.0.1:1".parse().expect("an address"), Some(certificate), Arc::default())
         };
         assert!(of(SystemTime::now() + Duration::from_secs(60)).certificate().is_some());
         assert!(of(SystemTime::now() - Duration::from_secs(1)).certificate().is_none());

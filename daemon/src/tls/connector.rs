@@ -5,6 +5,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use rustls::pki_types::ServerName;
+use rustls::sign::SingleCertAndKey;
 use rustls::{ClientConfig, RootCertStore};
 use tokio::net::TcpStream;
 pub use tokio_rustls::TlsConnector as Connector;
@@ -12,11 +13,12 @@ use tokio_rustls::client::TlsStream;
 
 use super::{Error, files, server};
 
-/// What a connection to a server needs whose certificate this authority vouches for; without one, the system's authorities do.
+/// What a connection to a server needs whose certificate this authority vouches for; without one, the system's authorities do. `client`: the
+/// certificate that is shown when the server asks for one, and its key.
 ///
 /// # Errors
-/// The file can't be used, or the system has no authorities.
-pub fn connector(authority: Option<&Path>) -> Result<Connector, Error> {
+/// A file can't be used, or the system has no authorities.
+pub fn connector(authority: Option<&Path>, client: Option<(&Path, &Path)>) -> Result<Connector, Error> {
     let roots = match authority {
         Some(path) => files::roots(path)?,
         None => {
@@ -26,7 +28,12 @@ pub fn connector(authority: Option<&Path>) -> Result<Connector, Error> {
         }
     };
     let builder = ClientConfig::builder_with_provider(server::provider()).with_safe_default_protocol_versions().map_err(Error::unusable)?;
-    Ok(Connector::from(Arc::new(builder.with_root_certificates(roots).with_no_client_auth())))
+    let builder = builder.with_root_certificates(roots);
+    let config = match client {
+        None => builder.with_no_client_auth(),
+        Some((certificate, key)) => builder.with_client_cert_resolver(Arc::new(SingleCertAndKey::from(files::pair(certificate, key)?))),
+    };
+    Ok(Connector::from(Arc::new(config)))
 }
 
 /// Does the handshake with `host:port`, whose certificate has to be for that host.

@@ -60,15 +60,7 @@ impl Files {
             return Err(Error::content(READ_CERTIFICATE, path, format!("a chain has at most {CHAIN_LENGTH_MAX} certificates")));
         }
         let (names, _, expires) = validity(&chain[0]).ok_or_else(|| Error::content(READ_CERTIFICATE, path, "it is damaged"))?;
-        let key = aws_lc_rs::sign::any_supported_type(&key).map_err(|error| Error::content("use the private key of", path, error))?;
-        let certified = CertifiedKey::new(chain, key);
-        certified.keys_match().map_err(|_| {
-            Error::content(
-                READ_CERTIFICATE,
-                path,
-                "the private key is another certificate's; tls.certificate and tls.key have to be a pair",
-            )
-        })?;
+        let certified = certified(chain, &key, path)?;
         let client_roots = settings.client_ca.as_deref().map(roots).transpose()?.map(Arc::new);
         Ok(Self { certified: Arc::new(certified), client_roots, names, expires })
     }
@@ -101,6 +93,27 @@ pub fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, Error> 
         return Err(Error::content(READ_CERTIFICATE, path, why));
     }
     Ok(chain)
+}
+
+/// Checks that a certificate and a private key belong together, and that the key is private.
+///
+/// # Errors
+/// They don't, or can't be read.
+pub fn check_pair(certificate: &Path, key: &Path) -> Result<(), Error> {
+    pair(certificate, key).map(drop)
+}
+
+/// A certificate and its private key.
+pub(super) fn pair(certificate: &Path, key: &Path) -> Result<CertifiedKey, Error> {
+    certified(certificates(certificate)?, &private_key(key)?, certificate)
+}
+
+fn certified(chain: Vec<CertificateDer<'static>>, key: &PrivateKeyDer<'static>, path: &Path) -> Result<CertifiedKey, Error> {
+    let key = aws_lc_rs::sign::any_supported_type(key).map_err(|error| Error::content("use the private key of", path, error))?;
+    let certified = CertifiedKey::new(chain, key);
+    let why = "the private key is another certificate's; both files have to be of one pair";
+    certified.keys_match().map_err(|_| Error::content(READ_CERTIFICATE, path, why))?;
+    Ok(certified)
 }
 
 fn private_key(path: &Path) -> Result<PrivateKeyDer<'static>, Error> {

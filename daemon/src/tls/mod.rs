@@ -8,7 +8,7 @@
 //! stand are not touched.
 //!
 //! [`Tls::accept`] does a handshake and gives a [`Client`]: its address, and the certificate that it showed, if `tls.client_ca`
-//! vouches for it. Which names mean what is not decided here.
+//! vouches for it, and what the certificate is for that it was shown. Which names mean what is not decided here.
 //!
 //! # What holds
 //!
@@ -50,7 +50,7 @@ pub use challenge::Challenges;
 pub use client::{Certificate, Client};
 pub use connector::{Connector, connect, connector};
 pub use error::Error;
-pub use files::{certificates, host_names, is_self_issued, pem};
+pub use files::{certificates, check_pair, host_names, is_self_issued, pem};
 
 use files::Files;
 
@@ -98,6 +98,8 @@ struct Shared {
 /// What stands.
 struct Current {
     config: Arc<ServerConfig>,
+    /// What the certificate is for.
+    names: Arc<[String]>,
     expires: std::time::SystemTime,
 }
 
@@ -144,7 +146,7 @@ impl Tls {
         let config = server::config(files, self.shared.settings.client_certificates)?;
         let expires = files.expires;
         self.shared.metrics.tls_certificate_expires.set(i64::try_from(files::seconds(expires)).unwrap_or(i64::MAX));
-        self.shared.current.store(Arc::new(Some(Current { config, expires })));
+        self.shared.current.store(Arc::new(Some(Current { config, names: files.names.clone().into(), expires })));
         Ok(())
     }
 
@@ -222,15 +224,15 @@ impl Tls {
             start.into_stream(config).await?;
             return Ok(None);
         }
-        let config = match self.shared.current.load().as_ref() {
-            Some(current) => Arc::clone(&current.config),
+        let (config, names) = match self.shared.current.load().as_ref() {
+            Some(current) => (Arc::clone(&current.config), Arc::clone(&current.names)),
             None => return Err(io::Error::other("there is no certificate yet")),
         };
         let stream = start.into_stream(config).await?;
         let (_, session) = stream.get_ref();
         let protocol = if session.alpn_protocol() == Some(server::HTTP_2) { Protocol::Http2 } else { Protocol::Http1 };
         let certificate = session.peer_certificates().and_then(|chain| chain.first()).and_then(|own| Certificate::read(own));
-        Ok(Some(Accepted { client: Client::encrypted(address, certificate), stream, protocol }))
+        Ok(Some(Accepted { client: Client::encrypted(address, certificate, names), stream, protocol }))
     }
 
     /// The answer to a challenge, when the client asks for one. RFC 8737: it offers that protocol and no other.

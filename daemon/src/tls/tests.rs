@@ -192,7 +192,7 @@ fn s42_s44_files_that_cannot_be_used_are_refused_with_what_to_do() {
     };
     check("certificate.pem", "", "-----BEGIN CERTIFICATE-----");
     check("certificate.pem", "-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n", "damaged");
-    check("certificate.pem", &place.authority.issue("other").0, "tls.certificate and tls.key have to be a pair");
+    check("certificate.pem", &place.authority.issue("other").0, "both files have to be of one pair");
     check("key.pem", "", "-----BEGIN PRIVATE KEY-----");
     check("key.pem", "-----BEGIN ENCRYPTED PRIVATE KEY-----\nAAAA\n-----END ENCRYPTED PRIVATE KEY-----\n", "without a password");
     fs::set_permissions(place.path("key.pem"), fs::Permissions::from_mode(0o644)).expect("open it");

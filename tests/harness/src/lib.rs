@@ -16,6 +16,7 @@
 //! - [`Image`], [`Content`]: what is pushed; the same seed gives the same bytes on every machine.
 //! - [`CountingS3`]: an S3 server on a folder that counts every HTTP request and fails on demand.
 //! - [`Rig`]: hosts with cables of a known rate, and a proxy that delays, loses and cuts, for nodes that talk over a network.
+//! - [`Authority`]: certificates for TLS.
 //! - [`http`]: the client below all of them, for requests that no client would send.
 //! - [`Figure`]: what was measured, beside what was promised.
 //! - [`fuzz()`]: inputs that nobody thought of.
@@ -24,6 +25,7 @@
 //! What the harness itself cannot do (no port, no program, a node that does not get ready) ends the test with a panic that shows
 //! the node's log; what a test wants to look at comes back as a value.
 
+pub mod certificates;
 pub mod content;
 pub mod figures;
 pub mod fleet;
@@ -37,6 +39,7 @@ pub mod rig;
 pub mod s3;
 pub mod wait;
 
+pub use certificates::Authority;
 pub use content::{Content, sha256};
 pub use figures::Figure;
 pub use fuzz::{fuzz, fuzz_bytes};

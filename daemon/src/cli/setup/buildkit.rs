@@ -11,7 +11,7 @@ use super::speaks::Speaks;
 use super::{Change, below, read};
 
 const FILE: &str = "/etc/buildkit/buildkitd.toml";
-const CA_FOLDER: &str = "/etc/buildkit/certs.d";
+const CERTIFICATES: &str = "/etc/buildkit/certs.d";
 const HUB: &str = "docker.io";
 
 /// What has to change for registries at these addresses.
@@ -21,18 +21,18 @@ pub(super) fn plan(root: &Path, addresses: &[String], speaks: &Speaks) -> anyhow
     let after = merge(before.as_deref().unwrap_or_default(), addresses, speaks).with_context(|| {
         format!("add to {}; mend it, or add by hand what `larder setup buildkit --root /tmp/empty` prints", path.display())
     })?;
-    let mut changes = speaks.ca_files(root, CA_FOLDER, addresses)?;
-    changes.push(Change { path, before, after });
+    let mut changes = speaks.files(root, CERTIFICATES, addresses)?;
+    changes.push(Change { path, before, after, is_secret: false });
     Ok(changes)
 }
 
 fn own(address: &str, speaks: &Speaks) -> String {
-    let how = match speaks.ca_path(CA_FOLDER, address) {
-        Some(ca) => format!("ca = [{ca:?}]\n"),
-        None if speaks.is_plain() => "http = true\n".to_owned(),
-        None => String::new(),
-    };
-    format!("[registry.{address:?}]\n{how}")
+    let paths = speaks.paths(CERTIFICATES, address);
+    let plain = if speaks.is_plain() { "http = true\n" } else { "" };
+    let ca = paths.ca.map_or(String::new(), |ca| format!("ca = [{ca:?}]\n"));
+    let client =
+        paths.client.map_or(String::new(), |(certificate, key)| format!("keypair = [{{ key = {key:?}, cert = {certificate:?} }}]\n"));
+    format!("[registry.{address:?}]\n{plain}{ca}{client}")
 }
 
 fn hub(addresses: &[String]) -> String {
@@ -59,7 +59,7 @@ fn merge(text: &str, addresses: &[String], speaks: &Speaks) -> anyhow::Result<St
     };
     let earlier = registries.get(HUB).map(mirrors).unwrap_or_default();
     let is_ours = |speaks: &Speaks| whole(&earlier, speaks) == text;
-    if text.trim().is_empty() || [Speaks::Plain, Speaks::Tls { ca: None }, Speaks::Tls { ca: Some(String::new()) }].iter().any(is_ours) {
+    if text.trim().is_empty() || Speaks::forms().any(|form| is_ours(&form)) {
         return Ok(whole(addresses, speaks));
     }
     let mut merged = text.to_owned();
@@ -100,13 +100,16 @@ mod tests {
 
     #[test]
     fn a_new_file_says_how_the_registry_is_spoken_to_and_that_it_is_a_mirror() {
-        for (speaks, key) in
-            [(Speaks::Plain, Some("http")), (Speaks::Tls { ca: Some("PEM".to_owned()) }, Some("ca")), (Speaks::Tls { ca: None }, None)]
-        {
+        for (speaks, keys) in [
+            (Speaks::Plain, vec!["http"]),
+            (Speaks::private("PEM"), vec!["ca"]),
+            (Speaks::public(), vec![]),
+            (Speaks::mutual("PEM"), vec!["ca", "keypair"]),
+        ] {
             let text = merge("", &addresses(), &speaks).expect("merge");
             let parsed: Table = text.parse().expect("TOML");
             let own = parsed["registry"]["127.0.0.1:5000"].as_table().expect("its table");
-            assert_eq!(own.keys().map(String::as_str).collect::<Vec<_>>(), key.into_iter().collect::<Vec<_>>(), "{text}");
+            assert_eq!(own.keys().map(String::as_str).collect::<Vec<_>>(), keys, "{text}");
             assert_eq!(parsed["registry"][HUB]["mirrors"][0].as_str(), Some("127.0.0.1:5000"));
             assert_eq!(merge(&text, &addresses(), &speaks).expect("merge"), text);
             // What was ours is written anew for other addresses, and when TLS comes.

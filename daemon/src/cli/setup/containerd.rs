@@ -9,7 +9,7 @@ use std::path::Path;
 use anyhow::{Context, ensure};
 use toml::{Table, Value};
 
-use super::speaks::Speaks;
+use super::speaks::{Paths, Speaks};
 use super::{Change, below, read};
 
 const FOLDER: &str = "/etc/containerd/certs.d";
@@ -21,15 +21,15 @@ const WRITE: &[&str] = &["pull", "resolve", "push"];
 struct Host {
     url: String,
     capabilities: &'static [&'static str],
-    /// The file of who vouches for it.
-    ca: Option<String>,
+    /// What both sides prove themselves by.
+    proofs: Paths,
 }
 
 /// What has to change for registries at these addresses: each one's own folder, where the others stand in for it when it is down, and
 /// Docker Hub's.
 pub(super) fn plan(root: &Path, addresses: &[String], speaks: &Speaks) -> anyhow::Result<Vec<Change>> {
-    let host = |address: &str, capabilities| Host { url: speaks.url(address), capabilities, ca: speaks.ca_path(FOLDER, address) };
-    let mut changes = speaks.ca_files(root, FOLDER, addresses)?;
+    let host = |address: &str, capabilities| Host { url: speaks.url(address), capabilities, proofs: speaks.paths(FOLDER, address) };
+    let mut changes = speaks.files(root, FOLDER, addresses)?;
     for own in addresses {
         let others = addresses.iter().filter(|other| *other != own).map(|other| host(other, READ));
         let hosts: Vec<_> = [host(own, WRITE)].into_iter().chain(others).collect();
@@ -57,12 +57,13 @@ fn change(root: &Path, registry: &str, server: &str, hosts: &[Host]) -> anyhow::
             merged
         }
     };
-    Ok(Change { path, before, after })
+    Ok(Change { path, before, after, is_secret: false })
 }
 
 fn table(host: &Host) -> String {
-    let ca = host.ca.as_ref().map_or(String::new(), |ca| format!("ca = {ca:?}\n"));
-    format!("[host.{:?}]\ncapabilities = {:?}\n{ca}", host.url, host.capabilities)
+    let ca = host.proofs.ca.as_ref().map_or(String::new(), |ca| format!("ca = {ca:?}\n"));
+    let client = host.proofs.client.as_ref().map_or(String::new(), |(certificate, key)| format!("client = [[{certificate:?}, {key:?}]]\n"));
+    format!("[host.{:?}]\ncapabilities = {:?}\n{ca}{client}", host.url, host.capabilities)
 }
 
 fn whole(server: &str, hosts: &[Host]) -> String {
@@ -79,12 +80,17 @@ fn is_ours(text: &str) -> bool {
         if let Some(url) = quoted(line, "server = \"", "\"") {
             server = Some(url);
         } else if let Some(url) = quoted(line, "[host.\"", "\"]") {
-            hosts.push(Host { url, capabilities: READ, ca: None });
+            hosts.push(Host { url, capabilities: READ, proofs: Paths::default() });
         } else if let Some(host) = hosts.last_mut() {
             if line.starts_with("capabilities") && line.contains("push") {
                 host.capabilities = WRITE;
             }
-            host.ca = quoted(line, "ca = \"", "\"").or(host.ca.take());
+            host.proofs.ca = quoted(line, "ca = \"", "\"").or(host.proofs.ca.take());
+            let pair = quoted(line, "client = [[\"", "\"]]").and_then(|pair| {
+                let (certificate, key) = pair.split_once("\", \"")?;
+                Some((certificate.to_owned(), key.to_owned()))
+            });
+            host.proofs.client = pair.or(host.proofs.client.take());
         }
     }
     !hosts.is_empty() && server.is_some_and(|server| whole(&server, &hosts) == text)
@@ -173,7 +179,7 @@ mod tests {
     fn a_registry_with_tls_is_named_with_its_authority_also_after_plain_http() {
         let root = tempfile::tempdir().expect("a temp folder");
         let own = root.path().join("etc/containerd/certs.d/a:1/hosts.toml");
-        for speaks in [Speaks::Plain, Speaks::Tls { ca: Some("PEM".to_owned()) }, Speaks::Tls { ca: None }, Speaks::Plain] {
+        for speaks in [Speaks::Plain, Speaks::private("PEM"), Speaks::mutual("PEM"), Speaks::public(), Speaks::Plain] {
             for change in plan(root.path(), &["a:1".to_owned()], &speaks).expect("a plan") {
                 std::fs::create_dir_all(change.path.parent().expect("a folder")).expect("make a folder");
                 std::fs::write(&change.path, &change.after).expect("write");
@@ -182,7 +188,10 @@ mod tests {
             let read: Table = text.parse().expect("TOML");
             let hosts = read["host"].as_table().expect("hosts");
             let ca = hosts[&speaks.url("a:1")].get("ca").and_then(Value::as_str);
-            let expected = (speaks == Speaks::Tls { ca: Some("PEM".to_owned()) }).then_some("/etc/containerd/certs.d/a:1/ca.crt");
+            let expected =
+                [Speaks::private("PEM"), Speaks::mutual("PEM")].contains(&speaks).then_some("/etc/containerd/certs.d/a:1/ca.crt");
+            let client = hosts[&speaks.url("a:1")].get("client").map(|client| client[0][1].as_str());
+            assert_eq!(client, (speaks == Speaks::mutual("PEM")).then_some(Some("/etc/containerd/certs.d/a:1/client.key")));
             assert_eq!((read["server"].as_str(), hosts.len(), ca), (Some(&*speaks.url("a:1")), 1, expected), "{text}");
         }
     }

@@ -1,4 +1,4 @@
-//! Docker Engine: `/etc/docker/daemon.json`, and `/etc/docker/certs.d` for a private authority.
+//! Docker Engine: `/etc/docker/daemon.json`, and `/etc/docker/certs.d` for a private authority and the certificate that the engine shows.
 
 use std::path::Path;
 
@@ -9,8 +9,8 @@ use super::speaks::Speaks;
 use super::{Change, below, read};
 
 const FILE: &str = "/etc/docker/daemon.json";
-/// Where Docker looks for who vouches for a registry.
-const CA_FOLDER: &str = "/etc/docker/certs.d";
+/// Where Docker looks for who vouches for a registry, and for what to show there.
+const CERTIFICATES: &str = "/etc/docker/certs.d";
 
 /// What has to change for registries at these addresses.
 pub(super) fn plan(root: &Path, addresses: &[String], speaks: &Speaks) -> anyhow::Result<Vec<Change>> {
@@ -21,8 +21,8 @@ pub(super) fn plan(root: &Path, addresses: &[String], speaks: &Speaks) -> anyhow
         let insecure = if speaks.is_plain() { format!(" and \"insecure-registries\": {addresses:?}") } else { String::new() };
         format!("read {}; mend it, or add \"registry-mirrors\": {mirrors:?}{insecure} by hand", path.display())
     })?;
-    let mut changes = speaks.ca_files(root, CA_FOLDER, addresses)?;
-    changes.push(Change { path, before, after });
+    let mut changes = speaks.files(root, CERTIFICATES, addresses)?;
+    changes.push(Change { path, before, after, is_secret: false });
     Ok(changes)
 }
 
@@ -101,11 +101,13 @@ mod tests {
     }
 
     #[test]
-    fn a_registry_with_tls_is_a_mirror_and_its_authority_has_a_file() {
+    fn a_registry_with_tls_is_a_mirror_and_what_both_sides_prove_themselves_by_has_files() {
         let root = tempfile::tempdir().expect("a temp folder");
-        let changes = plan(root.path(), &["a:1".to_owned()], &Speaks::Tls { ca: Some("PEM".to_owned()) }).expect("a plan");
-        assert_eq!((changes[0].path.clone(), changes[0].after.as_str()), (root.path().join("etc/docker/certs.d/a:1/ca.crt"), "PEM"));
-        let value: Value = serde_json::from_str(&changes[1].after).expect("JSON");
+        let changes = plan(root.path(), &["a:1".to_owned()], &Speaks::mutual("PEM")).expect("a plan");
+        let files: Vec<_> = changes[..3].iter().map(|change| (change.path.clone(), change.after.as_str(), change.is_secret)).collect();
+        let at = |name: &str| root.path().join("etc/docker/certs.d/a:1").join(name);
+        assert_eq!(files, [(at("ca.crt"), "PEM", false), (at("client.cert"), "CERTIFICATE", false), (at("client.key"), "KEY", true)]);
+        let value: Value = serde_json::from_str(&changes[3].after).expect("JSON");
         assert_eq!(value, serde_json::json!({"registry-mirrors": ["https://a:1"]}));
     }
 

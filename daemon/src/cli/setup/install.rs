@@ -22,12 +22,12 @@ pub(super) fn install(change: &Change) -> anyhow::Result<Option<PathBuf>> {
     let folder = path.parent().context("find the folder of the file")?;
     fs::create_dir_all(folder).with_context(|| format!("make the folder {}{}", folder.display(), hint()))?;
     ensure!(read(&path)? == change.before, "write {}: it was changed by somebody else just now; look at it, and try again", path.display());
-    let copy = change.before.as_ref().map(|before| keep(&path, before)).transpose()?;
+    let copy = change.before.as_ref().map(|before| keep(&path, before, change.is_secret)).transpose()?;
 
     let new = beside(&path, ".larder-new");
     let write = || -> io::Result<()> {
         let _ = fs::remove_file(&new);
-        write_new(&new, change.after.as_bytes(), &path)?;
+        write_new(&new, change.after.as_bytes(), &path, change.is_secret)?;
         // ORDER: the content is on the disk before the name leads to it.
         fs::rename(&new, &path)?;
         File::open(folder)?.sync_all()
@@ -37,11 +37,11 @@ pub(super) fn install(change: &Change) -> anyhow::Result<Option<PathBuf>> {
 }
 
 /// Makes sure that there is a copy of the file; which.
-fn keep(path: &Path, before: &str) -> anyhow::Result<PathBuf> {
+fn keep(path: &Path, before: &str, is_secret: bool) -> anyhow::Result<PathBuf> {
     for number in 1..=COPIES_MAX {
         let ending = if number == 1 { ".before-larder".to_owned() } else { format!(".before-larder.{number}") };
         let copy = beside(path, &ending);
-        match write_new(&copy, before.as_bytes(), path) {
+        match write_new(&copy, before.as_bytes(), path, is_secret) {
             Ok(()) => return Ok(copy),
             Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
                 if fs::read(&copy).is_ok_and(|there| there == before.as_bytes()) {
@@ -54,8 +54,8 @@ fn keep(path: &Path, before: &str) -> anyhow::Result<PathBuf> {
     bail!("keep a copy of {}: there are {COPIES_MAX} already; remove some", path.display())
 }
 
-/// Writes a file that must not be there yet, synced, for the same people as another one, or for all to read.
-fn write_new(path: &Path, content: &[u8], like: &Path) -> io::Result<()> {
+/// Writes a file that must not be there yet, synced, for the same people as another one, or for all to read; a secret never for more than its owner.
+fn write_new(path: &Path, content: &[u8], like: &Path, is_secret: bool) -> io::Result<()> {
     let like = fs::metadata(like).ok();
     let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(path)?;
     if let Some(like) = &like {
@@ -65,7 +65,8 @@ fn write_new(path: &Path, content: &[u8], like: &Path) -> io::Result<()> {
             chown(path, Some(like.uid()), Some(like.gid()))?;
         }
     }
-    file.set_permissions(fs::Permissions::from_mode(like.map(|like| like.mode() & 0o7777).unwrap_or(0o644)))?;
+    let mode = like.map_or(0o644, |like| like.mode() & 0o7777);
+    file.set_permissions(fs::Permissions::from_mode(if is_secret { mode & 0o600 } else { mode }))?;
     file.write_all(content)?;
     file.sync_all()
 }
@@ -85,7 +86,7 @@ mod tests {
     use super::*;
 
     fn change(path: &Path, before: Option<&str>, after: &str) -> Change {
-        Change { path: path.to_owned(), before: before.map(str::to_owned), after: after.to_owned() }
+        Change { path: path.to_owned(), before: before.map(str::to_owned), after: after.to_owned(), is_secret: false }
     }
 
     #[test]
@@ -102,6 +103,17 @@ mod tests {
         assert_eq!(fs::read_to_string(named(".before-larder")).expect("read"), "1");
         assert_eq!(fs::metadata(&path).expect("metadata").mode() & 0o777, 0o640);
         assert_eq!(fs::read_dir(path.parent().expect("a folder")).expect("list").count(), 3, "nothing half-written is left");
+    }
+
+    #[test]
+    fn s42_a_secret_and_its_copies_are_their_owners_alone() {
+        let folder = tempfile::tempdir().expect("a temp folder");
+        let path = folder.path().join("client.key");
+        fs::write(&path, "old").expect("write");
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o644)).expect("permissions");
+        install(&Change { is_secret: true, ..change(&path, Some("old"), "new") }).expect("install");
+        let mode = |path: &Path| fs::metadata(path).expect("metadata").mode() & 0o777;
+        assert_eq!((mode(&path), mode(&beside(&path, ".before-larder"))), (0o600, 0o600));
     }
 
     #[test]

@@ -16,7 +16,7 @@ use anyhow::{Context as _, bail};
 use clap::{Args, ValueEnum};
 
 use super::Context;
-use super::nearest::{Measured, Way, address, measure};
+use super::nearest::{Measured, TlsArgs, Way, address, measure};
 use crate::config::{self, Flags};
 use crate::tls;
 
@@ -27,7 +27,7 @@ mod install;
 mod podman;
 mod speaks;
 
-use speaks::Speaks;
+use speaks::{Pair, Proofs, Speaks};
 
 /// Print or install the configuration of a client on this host, for the node on this host, or the nearest of others.
 ///
@@ -47,12 +47,9 @@ pub(super) struct Setup {
     /// Where nodes' registries are, for a host that has none of its own
     #[arg(long = "node", value_name = "HOST:PORT", num_args = 1.., conflicts_with = "address", value_parser = address)]
     nodes: Vec<String>,
-    /// The registries speak TLS; for this node its configuration says it
-    #[arg(long)]
-    tls: bool,
-    /// Who vouches for their certificates, when that is no public authority (PEM); says that they speak TLS
-    #[arg(long, value_name = "FILE")]
-    ca: Option<PathBuf>,
+    /// For this node its configuration says it, and who vouches for it
+    #[command(flatten)]
+    tls: TlsArgs,
     /// The folder that is taken for the root of the file system
     #[arg(long, hide = true, default_value = "/")]
     root: PathBuf,
@@ -76,6 +73,8 @@ struct Change {
     path: PathBuf,
     before: Option<String>,
     after: String,
+    /// It is for its owner alone, and never printed.
+    is_secret: bool,
 }
 
 /// Nodes that a client is told of: it asks one after the other when the nearest is down.
@@ -85,19 +84,27 @@ const FILE_SIZE_MAX: u64 = 4 * 1024 * 1024;
 
 impl Setup {
     pub(super) fn run(self, context: &Context, out: &mut dyn Write) -> anyhow::Result<()> {
-        let ca = self.ca.as_deref();
-        let said = if self.tls || ca.is_some() { Speaks::Tls { ca: ca.map(authority).transpose()? } } else { Speaks::Plain };
         let (addresses, speaks) = match &self.address {
             None if self.nodes.is_empty() => {
                 let config = context.config(&Flags::default())?;
-                let speaks = if said.is_plain() { how_it_speaks(&config)? } else { said };
-                (vec![on_this_host(&config)?], speaks)
+                (vec![on_this_host(&config)?], how_it_speaks(&config, self.said()?)?)
             }
-            None => (nearest(&self.nodes, &Way::new(!said.is_plain(), ca)?, out)?, said),
-            Some(address) => (vec![address.clone()], said),
+            None => (nearest(&self.nodes, &Way::new(&self.tls)?, out)?, self.said()?),
+            Some(address) => (vec![address.clone()], self.said()?),
         };
         let changes = self.client.plan(&self.root, &addresses, &speaks)?;
         if self.write { install_all(&changes, self.client, out) } else { print(&changes, self.client, out) }
+    }
+}
+
+impl Setup {
+    /// How registries are spoken to, as far as the command says it.
+    fn said(&self) -> anyhow::Result<Speaks> {
+        if !self.tls.is_tls() {
+            return Ok(Speaks::Plain);
+        }
+        let ca = self.tls.ca.as_deref().map(authority).transpose()?;
+        Ok(Speaks::Tls(Proofs { ca, client: self.tls.client().map(pair).transpose()? }))
     }
 }
 
@@ -140,20 +147,38 @@ fn on_this_host(config: &config::Config) -> anyhow::Result<String> {
     Ok(if name.contains(':') { format!("[{name}]:{port}") } else { format!("{name}:{port}") })
 }
 
-/// Whether this node speaks TLS, and who vouches for it: its chain says so when it ends in somebody whom nobody vouches for.
-fn how_it_speaks(config: &config::Config) -> anyhow::Result<Speaks> {
-    let Some(path) = &config.tls.certificate else {
-        return Ok(if config.speaks_tls() { Speaks::Tls { ca: None } } else { Speaks::Plain });
+/// Whether this node speaks TLS, and what both sides prove themselves by. What was said goes first; else the node's chain says who vouches for it
+/// when it ends in somebody whom nobody vouches for.
+fn how_it_speaks(config: &config::Config, said: Speaks) -> anyhow::Result<Speaks> {
+    let said = match said {
+        Speaks::Plain if !config.speaks_tls() => return Ok(Speaks::Plain),
+        Speaks::Plain => Proofs::default(),
+        Speaks::Tls(proofs) => proofs,
     };
-    let chain = tls::certificates(path)?;
-    let own = chain.last().filter(|last| tls::is_self_issued(last));
-    Ok(Speaks::Tls { ca: own.map(|authority| tls::pem(authority)) })
+    if said.client.is_none() && config.tls.client_ca.is_some() && config.tls.client_certificates == config::ClientCertificates::Required {
+        bail!(
+            "set up a client: this node asks for a certificate (tls.client_certificates); name one with --client-certificate and --client-key"
+        );
+    }
+    let chain = match &config.tls.certificate {
+        Some(path) if said.ca.is_none() => tls::certificates(path)?,
+        _ => Vec::new(),
+    };
+    let own = chain.last().filter(|last| tls::is_self_issued(last)).map(|authority| tls::pem(authority));
+    Ok(Speaks::Tls(Proofs { ca: said.ca.or(own), client: said.client }))
 }
 
 /// An authority's file, once it is seen that it is one.
 fn authority(path: &Path) -> anyhow::Result<String> {
     tls::certificates(path)?;
     read(path)?.with_context(|| format!("read {}", path.display()))
+}
+
+/// A certificate and its key, once it is seen that they belong together.
+fn pair((certificate, key): (&Path, &Path)) -> anyhow::Result<Pair> {
+    tls::check_pair(certificate, key)?;
+    let text = |path: &Path| read(path)?.with_context(|| format!("read {}", path.display()));
+    Ok(Pair { certificate: text(certificate)?, key: text(key)? })
 }
 
 impl ClientName {
@@ -188,7 +213,8 @@ fn print(changes: &[Change], client: ClientName, out: &mut dyn Write) -> anyhow:
             Some(before) if *before == change.after => "is like this already",
             Some(_) => "would be changed to this",
         };
-        writeln!(out, "# {} ({state})\n{}", change.path.display(), change.after)?;
+        let shown = if change.is_secret { "# (the private key, for root alone)\n" } else { &change.after };
+        writeln!(out, "# {} ({state})\n{shown}", change.path.display())?;
     }
     Ok(writeln!(out, "# --write installs it; {}", client.then())?)
 }
@@ -232,7 +258,7 @@ mod tests {
     fn run(root: &Path, client: ClientName, write: bool) -> String {
         let context = Context { place: super::super::PlaceArgs { data_dir: None, config: None }, environment: Vec::new() };
         let mut out = Vec::new();
-        Setup { client, write, address: None, nodes: Vec::new(), tls: false, ca: None, root: root.to_owned() }
+        Setup { client, write, address: None, nodes: Vec::new(), tls: TlsArgs::default(), root: root.to_owned() }
             .run(&context, &mut out)
             .expect("setup");
         String::from_utf8(out).expect("text")

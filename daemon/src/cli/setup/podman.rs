@@ -8,12 +8,12 @@ use std::path::Path;
 use anyhow::{Context, bail, ensure};
 use toml::{Table, Value};
 
-use super::speaks::Speaks;
+use super::speaks::{Proofs, Speaks};
 use super::{Change, below, read};
 
 const FILE: &str = "/etc/containers/registries.conf.d/larder.conf";
-/// Where they look for who vouches for a registry.
-const CA_FOLDER: &str = "/etc/containers/certs.d";
+/// Where they look for who vouches for a registry, and for what to show there, when the user's own `.config/containers/certs.d` has nothing.
+const CERTIFICATES: &str = "/etc/containers/certs.d";
 const HUB: &str = "docker.io";
 
 /// What has to change for registries at these addresses.
@@ -24,8 +24,8 @@ pub(super) fn plan(root: &Path, addresses: &[String], speaks: &Speaks) -> anyhow
         None => whole(addresses, speaks),
         Some(text) => merge(text, addresses, speaks).with_context(|| format!("add to {}; mend it, or move it away", path.display()))?,
     };
-    let mut changes = speaks.ca_files(root, CA_FOLDER, addresses)?;
-    changes.push(Change { path, before, after });
+    let mut changes = speaks.files(root, CERTIFICATES, addresses)?;
+    changes.push(Change { path, before, after, is_secret: false });
     Ok(changes)
 }
 
@@ -60,7 +60,7 @@ fn merge(text: &str, addresses: &[String], speaks: &Speaks) -> anyhow::Result<St
     // As this program wrote it for other addresses: nobody's own words are in it.
     let earlier: Vec<_> = registries.iter().filter_map(|table| text_of(table, "location")).filter(|location| location != HUB).collect();
     let is_ours = |speaks: &Speaks| whole(&earlier, speaks) == text;
-    if text.trim().is_empty() || !earlier.is_empty() && (is_ours(&Speaks::Plain) || is_ours(&Speaks::Tls { ca: None })) {
+    if text.trim().is_empty() || !earlier.is_empty() && (is_ours(&Speaks::Plain) || is_ours(&Speaks::Tls(Proofs::default()))) {
         return Ok(whole(addresses, speaks));
     }
     let of =
@@ -156,7 +156,7 @@ mod tests {
 
     #[test]
     fn a_registry_with_tls_is_not_called_insecure_also_after_plain_http() {
-        let tls = Speaks::Tls { ca: Some("PEM".to_owned()) };
+        let tls = Speaks::private("PEM");
         let text = super::merge(&whole(ADDRESS), &[ADDRESS.to_owned()], &tls).expect("merge");
         assert!(!text.contains("insecure") && text.contains(ADDRESS), "{text}");
         assert_eq!(merge(&text, ADDRESS).expect("merge"), whole(ADDRESS));
