@@ -40,8 +40,9 @@ use serde::{Deserialize, Serialize};
 use sha2::Digest as _;
 
 use crate::name::RepositoryName;
+use crate::pack::company::CompanyLine;
 use crate::pack::lines::{self, OriginLine};
-use crate::pack::{InvalidLine, InvalidPack, Section, each_line_of, take};
+use crate::pack::{Company, InvalidLine, InvalidPack, Section, each_line_of, take};
 use crate::record::{Key, Numbered};
 use crate::stamp::NodeId;
 use crate::vector::{Origin, VersionVector};
@@ -138,6 +139,8 @@ pub struct Scope {
     pub horizon: VersionVector,
     /// The last pack of each writer in that bucket that its records tell of.
     pub packs: BTreeMap<Origin, u64>,
+    /// Whom the writer knows.
+    pub company: Company,
 }
 
 /// A page.
@@ -161,6 +164,8 @@ struct ScopeLine {
     horizon: Vec<SeenLine>,
     #[serde(default)]
     packs: Vec<SeenLine>,
+    #[serde(flatten)]
+    company: CompanyLine,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -441,6 +446,7 @@ fn scope_line(scope: &Scope) -> String {
         seen: seen(&scope.seen),
         horizon: seen(&scope.horizon),
         packs: scope.packs.iter().map(|(origin, upto)| SeenLine { origin: (*origin).into(), upto: *upto }).collect(),
+        company: (&scope.company).into(),
     };
     serde_json::to_string(&line).expect("texts and numbers are JSON")
 }
@@ -452,7 +458,7 @@ fn parse_scope_line(line: &[u8]) -> Result<Scope, InvalidLine> {
     }
     let (seen, horizon) = (parse_seen(line.seen)?.into_iter().collect(), parse_seen(line.horizon)?.into_iter().collect());
     let packs = parse_seen(line.packs)?.into_iter().collect();
-    Ok(Scope { bucket: line.bucket, prefix: line.prefix, seen, horizon, packs })
+    Ok(Scope { bucket: line.bucket, prefix: line.prefix, seen, horizon, packs, company: line.company.parse()? })
 }
 
 fn parse_seen(lines: Vec<SeenLine>) -> Result<Vec<(Origin, u64)>, InvalidLine> {

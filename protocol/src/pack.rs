@@ -45,6 +45,7 @@ use crate::digest::{ChunkList, Digest, TreeHash, tree_hash};
 use crate::record::{Link, Located, Numbered, PackId};
 use crate::vector::Origin;
 
+pub(crate) mod company;
 mod footer;
 mod layout;
 pub(crate) mod lines;
@@ -54,6 +55,7 @@ mod tests;
 pub mod walk;
 
 pub use crate::record::PACK_CONTENTS_MAX;
+pub use company::Company;
 pub(crate) use footer::take;
 pub use footer::{FOOTER_SIZE, FORMAT_VERSION, Footer, INDEX_OUTPUT_MAX, RECORDS_MAX, RECORDS_OUTPUT_MAX, Section, TAIL_SIZE_MAX};
 pub use layout::{OCI_LAYOUT, docker_json, index_json};
@@ -193,6 +195,8 @@ pub struct Draft {
     pub records: Vec<String>,
     /// What the records cover.
     pub covers: BTreeMap<Origin, Covered>,
+    /// Whom the writer knows.
+    pub company: Company,
 }
 
 /// A piece of a sealed pack, in order.
@@ -244,6 +248,19 @@ pub struct Contents {
     pub records: Vec<Numbered>,
     /// What they cover.
     pub covers: BTreeMap<Origin, Covered>,
+    /// Whom the writer knew.
+    pub company: Company,
+}
+
+/// What the records of a pack say, without its index.
+#[derive(Clone, Debug, Default)]
+pub struct Told {
+    /// The records.
+    pub records: Vec<Numbered>,
+    /// What they cover.
+    pub covers: BTreeMap<Origin, Covered>,
+    /// Whom the writer knew.
+    pub company: Company,
 }
 
 impl Draft {
@@ -277,7 +294,7 @@ impl Draft {
             let offset = out.file(&blob_name(&manifest.digest), manifest.bytes);
             index.push(Entry { digest: manifest.digest, offset, link, chunks: None });
         }
-        let record_lines = std::iter::once(lines::header_line(&self.covers)).chain(self.records.iter().cloned());
+        let record_lines = std::iter::once(lines::header_line(&self.covers, &self.company)).chain(self.records.iter().cloned());
         let records = out.table("larder/records.jsonl.zst", record_lines);
         let contents = index.iter().map(|entry| Located { digest: entry.digest, offset: entry.offset, length: entry.link.size }).collect();
         let blob_count = u32::try_from(index.len()).expect("a pack holds at most PACK_CONTENTS_MAX blobs");
@@ -331,24 +348,38 @@ impl Contents {
             let start = usize::try_from(offset.checked_sub(footer.tail)?).ok()?;
             tail.get(start..start.checked_add(usize::try_from(*length).ok()?)?)
         };
-        let (mut records, mut covers) = (Vec::new(), BTreeMap::new());
-        each_line(footer, tail, "records", &footer.records, |number, line| {
-            if number == 1 {
-                covers = lines::parse_header_line(line)?;
-            } else {
-                records.push(lines::parse_record_line(line, &manifest)?);
-            }
-            Ok(())
-        })?;
-        if records.len() as u64 != footer.record_count {
-            return Err(InvalidPack::Count { table: "records", signed: footer.record_count, actual: records.len() as u64 });
-        }
-        Ok(Self { index, records, covers })
+        let records = &footer.records;
+        // The footer's own check has placed it within the tail.
+        let start = (records.offset - footer.tail) as usize;
+        let Told { records, covers, company } = Told::parse(footer, &tail[start..start + records.length as usize], &manifest)?;
+        Ok(Self { index, records, covers, company })
     }
 
     /// Where everything lies, as an `Archived` record has it.
     pub fn located(&self) -> Vec<Located> {
         self.index.iter().map(|entry| Located { digest: entry.digest, offset: entry.offset, length: entry.link.size }).collect()
+    }
+}
+
+impl Told {
+    /// Reads the records of a pack from the bytes of their section; `manifest` gives the bytes of a manifest that lies in the pack.
+    ///
+    /// # Errors
+    /// Whatever is not as it was signed, or breaks a grammar.
+    pub fn parse<'a>(footer: &Footer, section: &[u8], manifest: &impl Fn(&Digest) -> Option<&'a [u8]>) -> Result<Self, InvalidPack> {
+        let mut told = Self::default();
+        each_line_of(section, &footer.records, "records", |number, line| {
+            if number == 1 {
+                (told.covers, told.company) = lines::parse_header_line(line)?;
+            } else {
+                told.records.push(lines::parse_record_line(line, manifest)?);
+            }
+            Ok(())
+        })?;
+        if told.records.len() as u64 != footer.record_count {
+            return Err(InvalidPack::Count { table: "records", signed: footer.record_count, actual: told.records.len() as u64 });
+        }
+        Ok(told)
     }
 }
 

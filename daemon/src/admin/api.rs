@@ -9,6 +9,7 @@ use http_body_util::{BodyExt, Full, Limited};
 use hyper::body::Incoming;
 use larder_protocol::digest::Digest;
 use larder_protocol::name::{RepositoryName, Tag};
+use larder_protocol::stamp::NodeId;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
@@ -222,7 +223,12 @@ impl Office {
     async fn restore(&self, asked: AskRestore) -> Outcome {
         let glob = |text: &String| text.parse::<Glob>().map_err(|error| Refusal::bad(format!("repository {text:?}: {error}")));
         let repositories = asked.repositories.iter().map(glob).collect::<Result<_, _>>()?;
-        let options = RestoreOptions { repositories, metadata_only: asked.metadata_only, allow_gaps: asked.allow_gaps };
+        let node = |text: &String| {
+            NodeId::parse(text).ok_or_else(|| Refusal::bad(format!("trust {text:?}: this is no node's id, which has 52 letters")))
+        };
+        let trust = asked.trust.iter().map(node).collect::<Result<_, _>>()?;
+        let AskRestore { metadata_only, allow_gaps, leave_strangers, .. } = asked;
+        let options = RestoreOptions { repositories, metadata_only, allow_gaps, trust, leave_strangers };
         answer(self.operations.restore(&asked.url, options).await?)
     }
 
@@ -380,6 +386,10 @@ struct AskRestore {
     metadata_only: bool,
     #[serde(default)]
     allow_gaps: bool,
+    #[serde(default)]
+    trust: Vec<String>,
+    #[serde(default)]
+    leave_strangers: bool,
 }
 
 /// `POST restore/drill`

@@ -28,7 +28,7 @@ use super::body::Body;
 use super::bucket::{self, Bucket, Listed, Object};
 use super::held::Held;
 use super::writer::Turn;
-use super::{Error, Inner, keys, queue, tail, writer};
+use super::{Error, Inner, cluster, keys, queue, tail, writer};
 
 /// Bytes of a checkpoint's end that are asked for at first: footer and directory, nearly always.
 const SUFFIX_SIZE: u64 = 256 << 10;
@@ -140,7 +140,8 @@ impl Inner {
                     held.pass(numbered)?.map_or(Ok(()), |told| out.push(&told).map_err(failed))
                 })?;
                 let seen = held.known(&seen);
-                let scope = Scope { bucket: id, prefix, seen, horizon: store.horizon(), packs };
+                let company = cluster::company(store, &id)?;
+                let scope = Scope { bucket: id, prefix, seen, horizon: store.horizon(), packs, company };
                 let written = out.finish(&scope, store.cluster(), (store.origin(), created_ms), |bytes| sign(bytes)).map_err(failed)?;
                 (&file).flush().map_err(failed)?;
                 Ok::<_, Error>((file, written))

@@ -11,12 +11,12 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use larder_protocol::pack::{Piece, link_of};
+use larder_protocol::pack::{Company, Piece, link_of};
 use larder_protocol::stamp::NodeId;
 use serde::{Deserialize, Serialize};
 use tokio::time::Instant;
 
-use crate::store::{ClusterId, Commit};
+use crate::store::{self, ClusterId, Commit, Store};
 
 use super::body::Body;
 use super::bucket::{Bucket, Object, get_whole};
@@ -37,7 +37,7 @@ struct Mark {
     created_ms: u64,
 }
 
-/// The setting that says that the mark was seen in a bucket.
+/// The setting that says that the mark was seen in a bucket, and whom it named.
 fn seen_setting(bucket: &str) -> String {
     format!("archive/marked/{bucket}")
 }
@@ -53,18 +53,18 @@ impl Inner {
         }
         let (setting, id) = (seen_setting(bucket.id()), bucket.id().to_owned());
         let found = read_mark(&**bucket).await?;
-        let was_seen = {
+        let seen = {
             let setting = setting.clone();
-            self.store.run(move |store| store.setting(&setting)).await?.is_some()
+            self.store.run(move |store| store.setting(&setting)).await?
         };
-        match found {
-            Some(mark) if mark.cluster == hex::encode(self.store.cluster()) || self.knows(&mark.founder).await? => {}
+        let founder = match found {
+            Some(mark) if mark.cluster == hex::encode(self.store.cluster()) || self.knows(&mark.founder).await? => mark.founder,
             Some(mark) => return Err(Error::OtherCluster { bucket: id, cluster: mark.cluster }),
-            None if was_seen => return Err(Error::Replaced { bucket: id }),
+            None if seen.is_some() => return Err(Error::Replaced { bucket: id }),
             None => self.write_mark(&**bucket).await?,
-        }
-        if !was_seen {
-            let settings = vec![(setting, Some(Vec::new()))];
+        };
+        if seen.is_none_or(|seen| seen != founder.as_bytes()) {
+            let settings = vec![(setting, Some(founder.into_bytes()))];
             self.store.run(move |store| store.commit(Commit { records: Vec::new(), settings })).await?;
         }
         *checked = Some(Instant::now());
@@ -77,7 +77,8 @@ impl Inner {
         Ok(self.store.run(|store| store.members()).await?.iter().any(|(node, member)| *node == founder && member.is_some()))
     }
 
-    async fn write_mark(&self, bucket: &dyn Bucket) -> Result<(), Error> {
+    /// Writes it; whom it names.
+    async fn write_mark(&self, bucket: &dyn Bucket) -> Result<String, Error> {
         let mark = Mark {
             larder: "cluster".to_owned(),
             version: 1,
@@ -90,7 +91,8 @@ impl Inner {
         bytes.push(b'\n');
         let crc64 = link_of(&bytes).crc64;
         let body = Body::new(vec![Piece::Bytes(Bytes::from(bytes))].into(), Arc::new(|_| Err(std::io::ErrorKind::NotFound.into())));
-        bucket.put_once(Object { key: keys::cluster(bucket.prefix()), crc64, body }).await
+        bucket.put_once(Object { key: keys::cluster(bucket.prefix()), crc64, body }).await?;
+        Ok(mark.founder)
     }
 
     /// Forgets what a bucket held: everything is archived there anew.
@@ -123,11 +125,37 @@ impl Inner {
     }
 }
 
-/// The cluster that a bucket's mark names, if there is one.
-pub(super) async fn marked(bucket: &dyn Bucket) -> Result<Option<ClusterId>, Error> {
+/// Whom this node knows, for what it writes to a bucket.
+pub(super) fn company(store: &Store, bucket: &str) -> Result<Company, store::Error> {
+    let founder = store.setting(&seen_setting(bucket))?;
+    let mut company = Company { founder: founder.and_then(|bytes| NodeId::parse(std::str::from_utf8(&bytes).ok()?)), ..Company::default() };
+    // Before its own member record is there.
+    company.members.push(store.origin().node);
+    for (node, member) in store.members()? {
+        match member {
+            Some(_) if node == store.origin().node => {}
+            Some(_) => company.members.push(node),
+            None => company.expelled.push(node),
+        }
+    }
+    Ok(company)
+}
+
+/// What a bucket's mark says.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Marked {
+    /// Whose it is.
+    pub cluster: Option<ClusterId>,
+    /// Who wrote it.
+    pub founder: Option<NodeId>,
+}
+
+/// Reads a bucket's mark, if there is one.
+pub(super) async fn marked(bucket: &dyn Bucket) -> Result<Option<Marked>, Error> {
     let Some(mark) = read_mark(bucket).await? else { return Ok(None) };
     let mut cluster = ClusterId::default();
-    Ok(hex::decode_to_slice(&mark.cluster, &mut cluster).is_ok().then_some(cluster))
+    let is_cluster = hex::decode_to_slice(&mark.cluster, &mut cluster).is_ok();
+    Ok(Some(Marked { cluster: is_cluster.then_some(cluster), founder: NodeId::parse(&mark.founder) }))
 }
 
 /// The mark; one that can't be read is of a later program.

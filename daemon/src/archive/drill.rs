@@ -75,7 +75,7 @@ impl Inner {
         let store = opened.await.expect("opening a store does not panic")?;
         let ledger = Ledger::new(None, Arc::default());
         let other = Arc::new(Inner::new(self.settings.clone(), store.clone(), self.sign.clone(), Arc::default(), ledger, None, None));
-        let options = RestoreOptions { metadata_only: true, allow_gaps: true, ..RestoreOptions::default() };
+        let options = RestoreOptions { metadata_only: true, allow_gaps: true, leave_strangers: true, ..RestoreOptions::default() };
         let drilled = other.drill_here(&url, images, &options, began).await;
         store.run(Store::close).await;
         drop((other, store));

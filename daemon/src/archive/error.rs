@@ -7,6 +7,7 @@ use larder_protocol::checkpoint::InvalidCheckpoint;
 use larder_protocol::pack::InvalidPack;
 
 use super::tail::Gap;
+use super::trust::Stranger;
 
 /// A failure of the archive.
 #[derive(Debug, thiserror::Error)]
@@ -99,6 +100,31 @@ pub enum Error {
         bucket: String,
         /// The numbers.
         gaps: Vec<Gap>,
+    },
+    /// Somebody wrote there whom no member names.
+    #[error(
+        "restore {bucket}: packs are there of nodes that no member of the cluster names: {}. If they are yours (a node that was restored here before is \
+         such a one), say --trust ID for each; if not, restore without them by --leave-strangers",
+        .strangers.iter().map(|stranger| format!("{} ({} packs)", stranger.node, stranger.packs)).collect::<Vec<_>>().join(", ")
+    )]
+    Strangers {
+        /// The bucket's id.
+        bucket: String,
+        /// Who they are.
+        strangers: Vec<Stranger>,
+    },
+    /// The mark is not the one that was there.
+    #[error(
+        "restore {bucket}: its cluster object names node {founder} as the first, and packs say that it named node {other}: somebody has replaced it. \
+         Say whom to believe by --trust ID"
+    )]
+    Founders {
+        /// The bucket's id.
+        bucket: String,
+        /// Whom it names now.
+        founder: String,
+        /// Whom it named.
+        other: String,
     },
     /// The bytes that were sent are not those whose checksum was announced.
     #[error("put {key}: the bytes of its blobs are not what they were when they were pushed: {detail}")]

@@ -9,7 +9,9 @@ use std::str::FromStr;
 
 use larder_protocol::digest::{CHUNK_SIZE, Digest};
 use larder_protocol::name::{RepositoryName, Tag};
-use larder_protocol::pack::{BlobPart, Draft, ManifestPart, PACK_CONTENTS_MAX, RECORDS_MAX, TAIL_SIZE_MAX, docker_json, record_line};
+use larder_protocol::pack::{
+    BlobPart, Company, Draft, ManifestPart, PACK_CONTENTS_MAX, RECORDS_MAX, TAIL_SIZE_MAX, docker_json, record_line,
+};
 use larder_protocol::record::{Key, Link, Numbered, PackId};
 
 use crate::glob::Pattern;
@@ -267,6 +269,7 @@ impl Gathered {
             manifests: self.manifests,
             records,
             covers: BTreeMap::new(),
+            company: Company::default(),
         })
     }
 }

@@ -54,6 +54,7 @@ mod checkpoint;
 mod cluster;
 mod directory;
 mod drill;
+mod ends;
 mod error;
 mod export;
 mod fill;
@@ -72,9 +73,11 @@ mod s3;
 mod tail;
 #[cfg(test)]
 mod tests;
+mod trust;
 mod unpack;
 mod vouch;
 mod waking;
+mod walked;
 mod writer;
 
 pub use drill::{Drilled, IMAGES_MAX as DRILL_IMAGES_MAX};
@@ -86,6 +89,7 @@ pub use ledger::Requests;
 pub use refill::Progress;
 pub use restore::RestoreOptions;
 pub use tail::Gap;
+pub use trust::Stranger;
 pub use unpack::{Unpacked, unpack};
 
 /// Packs read from the store at a time: each lists its blobs.
@@ -250,6 +254,8 @@ pub struct Restored {
     pub as_of: String,
     /// Numbers whose records are lost.
     pub gaps: Vec<Gap>,
+    /// Whom the bucket's mark names: the first of the chain of those who were believed.
+    pub founder: Option<String>,
     /// Requests that it took.
     pub requests: u64,
     /// Until pulls were served.

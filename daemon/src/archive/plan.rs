@@ -101,10 +101,12 @@ pub struct Plan {
 }
 
 /// Whether a record alone is worth a pack. Packs and members are told of in packs, but never cause one: else each pack would cause the next.
+/// That a node lets another in, or expels one, is: by it a restore knows whose packs count.
 /// A link means nothing without its manifest, and is written anew as clients rely on it; only its end is worth telling.
 pub fn is_reason(record: &Record) -> bool {
     match record.key {
-        Key::Archived(_) | Key::Member(_) | Key::Role(_) | Key::Site(_) => false,
+        Key::Archived(_) | Key::Role(_) | Key::Site(_) => false,
+        Key::Member(node) => record.stamp.node != node,
         Key::Link(..) => record.value.is_none(),
         Key::Manifest(..) | Key::Tag(..) | Key::User(_) | Key::Robot(_) | Key::Rule(..) | Key::Unknown { .. } => true,
     }
@@ -325,6 +327,9 @@ mod tests {
         plan.offer(item(Key::Member(ORIGIN.node), None, &[]), &Limits::default());
         assert!(!plan.is_worth_it());
         assert_eq!(plan.lines.len(), 2);
+        let mut admits = plan.clone();
+        admits.offer(item(Key::Member(NodeId([2; 32])), None, &[]), &Limits::default());
+        assert!(admits.is_worth_it(), "who comes and goes is told");
         plan.offer(item(Key::Tag("a".parse().expect("a name"), "b".parse().expect("a tag")), None, &[]), &Limits::default());
         assert!(plan.is_worth_it());
     }

@@ -1,6 +1,6 @@
 //! A bucket's metadata back onto an empty node; its blobs follow (see `refill`).
 //!
-//! LIST gives the checkpoints; the newest that is whole gives the state up to then, by one request for its end and one for the rest. LIST gives the packs
+//! The bucket's mark says whom to believe first (see `trust`). LIST gives the checkpoints; the newest that is whole gives the state up to then, by one request for its end and one for the rest. LIST gives the packs
 //! behind it; the end of each, one ranged GET, gives its footer, its index, its records and their manifests. What can't be used is named in the report
 //! and left out; an earlier checkpoint, or the packs alone, say the same with more requests.
 //!
@@ -18,7 +18,6 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Instant;
 
-use futures_util::stream::{self, StreamExt};
 use larder_protocol::record::{Archived, Key, Numbered, PackId, Value};
 use larder_protocol::stamp::NodeId;
 use larder_protocol::vector::{Origin, VersionVector};
@@ -27,16 +26,14 @@ use crate::config::ArchiveUrl;
 use crate::glob::Glob;
 use crate::store::{ClusterId, Commit, Told};
 
-use super::bucket::{self, Bucket, Listed};
-use super::tail::{self, Opened};
-use super::{Error, Gap, Inner, Restored, Skipped, checkpoint, cluster, keys, queue, refill};
+use super::bucket::{self, Bucket};
+use super::trust::{Standing, Trust};
+use super::{Error, Gap, Inner, Restored, Skipped, checkpoint, cluster, ends, keys, queue, refill, tail};
 
 /// The setting that holds the address that blobs of a restored cluster come from.
 pub const SOURCE: &str = "archive/source";
 /// The setting that says that a restore was begun and not finished.
 const RESTORING: &str = "archive/restoring";
-/// Packs whose ends are read at a time.
-const READ_AHEAD: usize = 4;
 /// Records merged in one batch.
 const APPLY_BATCH: usize = 5_000;
 
@@ -49,18 +46,29 @@ pub struct RestoreOptions {
     pub metadata_only: bool,
     /// Go on although numbers are missing.
     pub allow_gaps: bool,
+    /// Nodes whose packs count, whether a member names them or not.
+    pub trust: Vec<NodeId>,
+    /// Go on without the packs of those who are neither members nor trusted.
+    pub leave_strangers: bool,
 }
 
 /// A restore under way.
-struct Work<'a> {
-    inner: &'a Arc<Inner>,
-    bucket: Arc<dyn Bucket>,
-    options: &'a RestoreOptions,
+pub(super) struct Work<'a> {
+    pub inner: &'a Arc<Inner>,
+    pub bucket: Arc<dyn Bucket>,
+    pub options: &'a RestoreOptions,
+    /// What is written down before anything is merged.
+    begin: Vec<(String, Option<Vec<u8>>)>,
+    /// Whom it believes.
+    pub trust: Trust,
     /// What the checkpoint covers.
-    seen: VersionVector,
+    pub seen: VersionVector,
     /// Its bucket and prefix, when they are others now.
     moved: Option<(String, String)>,
-    report: Report,
+    /// Nothing says which cluster's bucket it is: that of the packs.
+    pub any_cluster: bool,
+    pub clusters: BTreeSet<ClusterId>,
+    pub report: Report,
 }
 
 /// What the bucket says.
@@ -73,12 +81,12 @@ struct Found {
 
 /// What comes of it.
 #[derive(Default)]
-struct Report {
-    records: usize,
-    packs: usize,
-    skipped: Vec<Skipped>,
+pub(super) struct Report {
+    pub records: usize,
+    pub packs: usize,
+    pub skipped: Vec<Skipped>,
     checkpoint: Option<String>,
-    as_of_ms: u64,
+    pub as_of_ms: u64,
 }
 
 impl Inner {
@@ -103,16 +111,37 @@ impl Inner {
         }
         let requests_before = self.ledger.tally().requests.total();
         let bucket = bucket::open(&address, &self.settings.s3, &self.ledger).await?;
-        let mut work =
-            Work { inner: self, bucket: bucket.clone(), options, seen: VersionVector::default(), moved: None, report: Report::default() };
         let begin = vec![
             (RESTORING.to_owned(), Some(url.as_bytes().to_vec())),
             (SOURCE.to_owned(), Some(bucket::display_url(&address).into_bytes())),
         ];
         *self.source.lock().expect("never held across a panic") = Some(bucket.clone());
-        let Found { cluster, horizon, seen, gaps } = match work.checkpoint(&begin).await? {
+        let mark = match cluster::marked(&*bucket).await {
+            Ok(mark) => mark,
+            // Whoever says whom to believe needs no mark.
+            Err(error) if !options.trust.is_empty() => {
+                tracing::warn!(%error, "whose bucket it is can't be read");
+                None
+            }
+            Err(error) => return Err(error),
+        };
+        let founder = mark.as_ref().and_then(|mark| mark.founder);
+        let trust = Trust::new(founder, options.trust.iter().copied().chain([self.store.origin().node]));
+        let mut work = Work {
+            inner: self,
+            bucket: bucket.clone(),
+            options,
+            begin,
+            trust,
+            seen: VersionVector::default(),
+            moved: None,
+            any_cluster: false,
+            clusters: BTreeSet::new(),
+            report: Report::default(),
+        };
+        let Found { cluster, horizon, seen, gaps } = match work.checkpoint().await? {
             Some(found) => found,
-            None => work.packs_alone(url, begin).await?,
+            None => work.packs_alone(url, mark.and_then(|mark| mark.cluster)).await?,
         };
         work.relocate().await?;
         let Work { report, .. } = work;
@@ -120,12 +149,12 @@ impl Inner {
         if !options.metadata_only {
             // ORDER: before the records count as known, and whoever keeps copies sees what is not here.
             self.filling.lock().expect("never held across a panic").state = "running".to_owned();
-            self.begin(vec![(refill::FILLING.to_owned(), Some(url.as_bytes().to_vec()))]).await?;
+            self.write(vec![(refill::FILLING.to_owned(), Some(url.as_bytes().to_vec()))]).await?;
         }
         if partial {
             let none = VersionVector::default();
             self.store.run(move |store| store.take_snapshot(&Told::default(), &none, &none, &none, 0)).await?;
-            self.begin(vec![(RESTORING.to_owned(), None)]).await?;
+            self.write(vec![(RESTORING.to_owned(), None)]).await?;
         } else {
             self.finish(&bucket, cluster, seen, horizon).await?;
         }
@@ -144,11 +173,12 @@ impl Inner {
             as_of: super::moment(report.as_of_ms),
             gaps,
             requests: self.ledger.tally().requests.total() - requests_before,
+            founder: founder.as_ref().map(NodeId::letters),
             seconds: began.elapsed().as_secs_f64(),
         })
     }
 
-    async fn begin(&self, settings: Vec<(String, Option<Vec<u8>>)>) -> Result<(), Error> {
+    async fn write(&self, settings: Vec<(String, Option<Vec<u8>>)>) -> Result<(), Error> {
         self.store.run(move |store| store.commit(Commit { records: Vec::new(), settings })).await?;
         Ok(())
     }
@@ -193,9 +223,18 @@ impl Inner {
 }
 
 impl Work<'_> {
-    /// Takes the newest checkpoint that is whole, and what came behind it.
-    async fn checkpoint(&mut self, begin: &[(String, Option<Vec<u8>>)]) -> Result<Option<Found>, Error> {
+    /// From here on the store is one that is being restored.
+    pub(super) async fn begin(&mut self) -> Result<(), Error> {
+        match std::mem::take(&mut self.begin) {
+            begin if begin.is_empty() => Ok(()),
+            begin => self.inner.write(begin).await,
+        }
+    }
+
+    /// Takes the newest checkpoint that is whole and whose writer counts, and what came behind it.
+    async fn checkpoint(&mut self) -> Result<Option<Found>, Error> {
         let found = checkpoint::list(&*self.bucket, 0).await?;
+        let mut has_met_all = false;
         for (_, listed) in found.into_iter().rev().take(checkpoint::TRIED_MAX) {
             let key = listed.key.clone();
             let opened = match checkpoint::open(&*self.bucket, listed).await {
@@ -205,7 +244,18 @@ impl Work<'_> {
                     continue;
                 }
             };
-            self.inner.begin(begin.to_vec()).await?;
+            let writer = opened.footer.writer.node;
+            if self.trust.standing(&writer) == Standing::Stranger && !std::mem::replace(&mut has_met_all, true) {
+                // Whoever wrote it may be named by a pack of somebody who counts.
+                let (packs, _) = tail::list(&*self.bucket, &BTreeMap::new()).await?;
+                self.meet(&mut ends::by_writer(packs), &mut BTreeSet::new(), &mut Vec::new()).await?;
+            }
+            if self.trust.standing(&writer) != Standing::Member {
+                let why = format!("its writer, {}, is nobody whom a member of the cluster names, or was expelled", writer.letters());
+                self.report.skipped.push(Skipped { key, why });
+                continue;
+            }
+            self.begin().await?;
             let (packs_before, skipped_before) = (self.report.packs, self.report.skipped.len());
             match self.with(&opened).await {
                 Ok(found) => {
@@ -213,7 +263,9 @@ impl Work<'_> {
                     self.report.checkpoint = Some(key);
                     return Ok(Some(found));
                 }
-                Err(error @ (Error::Store(_) | Error::Gaps { .. })) => return Err(error),
+                Err(error @ (Error::Store(_) | Error::Gaps { .. } | Error::Strangers { .. } | Error::Founders { .. })) => {
+                    return Err(error);
+                }
                 // What was merged of it was signed; an earlier one and its tail bring the rest.
                 Err(error) => {
                     self.report.packs = packs_before;
@@ -230,6 +282,7 @@ impl Work<'_> {
     /// What came behind a checkpoint, then the checkpoint: so nobody is given what was superseded since.
     async fn with(&mut self, opened: &Arc<checkpoint::Opened>) -> Result<Found, Error> {
         let scope = &opened.directory.scope;
+        self.trust.learn(&opened.footer.writer.node, &scope.company);
         self.seen = scope.seen.clone();
         let is_moved = scope.bucket != self.bucket.id() || scope.prefix != self.bucket.prefix();
         self.moved = is_moved.then(|| (scope.bucket.clone(), scope.prefix.clone()));
@@ -241,7 +294,7 @@ impl Work<'_> {
             // What is missing may stand in a pack that the checkpoint's writer knew of, without knowing all that it brings.
             let (all, _) = tail::list(&*self.bucket, &BTreeMap::new()).await?;
             let is_known = |id: &PackId| scope.packs.get(&id.origin).is_some_and(|last| id.sequence <= *last);
-            covers.extend(self.tail(all.into_iter().filter(|(id, _)| is_known(id)).collect()).await?);
+            self.read(all.into_iter().filter(|(id, _)| is_known(id)).collect(), &mut covers).await?;
             (seen, gaps) = tail::dense(self.seen.clone(), covers);
         }
         self.check(&gaps)?;
@@ -253,20 +306,17 @@ impl Work<'_> {
     }
 
     /// What all packs say together.
-    async fn packs_alone(&mut self, url: &str, begin: Vec<(String, Option<Vec<u8>>)>) -> Result<Found, Error> {
+    async fn packs_alone(&mut self, url: &str, marked: Option<ClusterId>) -> Result<Found, Error> {
         let (packs, strange) = tail::list(&*self.bucket, &BTreeMap::new()).await?;
         self.report.skipped.extend(strange);
-        let cluster = match cluster::marked(&*self.bucket).await {
-            // A mark without anything that can be read is nothing to restore.
-            Ok(Some(marked)) if self.any_readable(&packs).await => Some(marked),
-            Ok(_) | Err(_) => self.cluster_of(url, &packs).await?,
-        };
-        let Some(cluster) = cluster else {
+        self.any_cluster = marked.is_none();
+        let covers = self.tail(packs).await?;
+        // A mark without anything that can be read is nothing to restore.
+        let readable = marked.or_else(|| self.clusters.first().copied()).filter(|_| self.report.packs > 0);
+        let Some(cluster) = readable else {
             let prefix = keys::packs(self.bucket.prefix());
             return Err(Error::NoPacks { url: url.to_owned(), prefix, skipped: self.report.skipped.len() });
         };
-        self.inner.begin(begin).await?;
-        let covers = self.tail(packs).await?;
         let (seen, gaps) = tail::dense(VersionVector::default(), covers);
         self.check(&gaps)?;
         Ok(Found { cluster, horizon: VersionVector::default(), seen, gaps })
@@ -306,73 +356,6 @@ impl Work<'_> {
         Ok(refused)
     }
 
-    /// Reads the ends of packs, the newest of each writer first: a pack tells of those before it.
-    async fn tail(&mut self, packs: Vec<(PackId, Listed)>) -> Result<Vec<(Origin, larder_protocol::pack::Covered)>, Error> {
-        let mut covers = Vec::new();
-        let bucket = self.bucket.clone();
-        let mut ends = stream::iter(packs.into_iter().rev())
-            .map(|(id, listed)| {
-                let bucket = bucket.clone();
-                async move { tail::open(&*bucket, id, listed).await }
-            })
-            .buffered(READ_AHEAD);
-        while let Some(opened) = ends.next().await {
-            match opened {
-                Ok(opened) => {
-                    self.report.packs += 1;
-                    self.report.as_of_ms = self.report.as_of_ms.max(opened.footer.created_ms);
-                    let key = opened.listed.key.clone();
-                    let covered = opened.contents.covers.clone();
-                    let refused = self.merge_pack(opened).await?;
-                    if refused == 0 {
-                        covers.extend(covered);
-                    } else {
-                        let why = format!("{refused} of its records lie in the future; set this host's clock and restore again");
-                        self.report.skipped.push(Skipped { key, why });
-                    }
-                }
-                Err((key, why)) => {
-                    // Those that had to be opened for their cluster are in the report already.
-                    if !self.report.skipped.iter().any(|skipped| skipped.key == key) {
-                        self.report.skipped.push(Skipped { key, why });
-                    }
-                }
-            }
-        }
-        Ok(covers)
-    }
-
-    /// Merges a pack's records and makes its blobs findable; says how many records were refused.
-    async fn merge_pack(&mut self, opened: Opened) -> Result<usize, Error> {
-        let Opened { listed, footer, contents } = opened;
-        let archived = Archived {
-            bucket: self.bucket.id().to_owned(),
-            object_key: listed.key,
-            size: footer.size,
-            created_ms: footer.created_ms,
-            records: footer.record_count,
-            contents: contents.located(),
-        };
-        // What the checkpoint covers is in it, or was deleted and forgotten since.
-        let (seen, options) = (&self.seen, self.options);
-        let is_new = |numbered: &Numbered| numbered.sequence > seen.get(&numbered.origin) && is_wanted(options, &numbered.record.key);
-        let records: Vec<Numbered> = contents.records.into_iter().filter(is_new).collect();
-        self.report.records += records.len();
-        let refused = self.inner.merge(records).await?;
-        self.inner
-            .store
-            .run(move |store| {
-                let known = store.pack(&footer.pack)?;
-                if known.is_none_or(|known| (&known.bucket, &known.object_key) != (&archived.bucket, &archived.object_key)) {
-                    let records = vec![(Key::Archived(footer.pack), Some(Value::Archived(archived)))];
-                    store.commit(Commit { records, settings: Vec::new() })?;
-                }
-                Ok::<_, crate::store::Error>(())
-            })
-            .await?;
-        Ok(refused)
-    }
-
     /// A bucket that was copied: what the checkpoint says of its packs is true of those here.
     async fn relocate(&self) -> Result<(), Error> {
         let Some((from, old_prefix)) = self.moved.clone() else { return Ok(()) };
@@ -396,41 +379,6 @@ impl Work<'_> {
             self.inner.store.run(move |store| store.commit(Commit { records, settings: Vec::new() })).await?;
         }
         Ok(())
-    }
-
-    /// Whether a pack can be read at all: the newest of any writer.
-    async fn any_readable(&self, packs: &[(PackId, Listed)]) -> bool {
-        for (id, listed) in packs.iter().rev() {
-            if tail::open(&*self.bucket, *id, listed.clone()).await.is_ok() {
-                return true;
-            }
-        }
-        false
-    }
-
-    /// The one cluster that writes to the bucket. A node may have archived before it joined: what counts is its newest readable pack.
-    async fn cluster_of(&mut self, url: &str, packs: &[(PackId, Listed)]) -> Result<Option<ClusterId>, Error> {
-        let mut writers: BTreeMap<NodeId, Vec<&(PackId, Listed)>> = BTreeMap::new();
-        for pack in packs {
-            writers.entry(pack.0.origin.node).or_default().push(pack);
-        }
-        let mut clusters = BTreeSet::new();
-        for mut packs in writers.into_values() {
-            packs.sort_by_key(|(id, _)| *id);
-            for (id, listed) in packs.into_iter().rev() {
-                match tail::open(&*self.bucket, *id, listed.clone()).await {
-                    Ok(opened) => {
-                        clusters.insert(opened.footer.cluster);
-                        break;
-                    }
-                    Err((key, why)) => self.report.skipped.push(Skipped { key, why }),
-                }
-            }
-        }
-        match clusters.len() {
-            0 | 1 => Ok(clusters.pop_first()),
-            _ => Err(Error::Clusters { url: url.to_owned(), clusters: clusters.into_iter().map(hex::encode).collect() }),
-        }
     }
 }
 

@@ -77,15 +77,16 @@ pub(super) async fn list(bucket: &dyn Bucket, known: &BTreeMap<Origin, u64>) -> 
     }
 }
 
-/// Reads and checks the end of a pack; on failure: its key, and why.
-pub(super) async fn open(bucket: &dyn Bucket, id: PackId, listed: Listed) -> Result<Opened, (String, String)> {
-    match read(bucket, id, &listed).await {
-        Ok((footer, contents)) => Ok(Opened { listed, footer, contents }),
-        Err(error) => Err((listed.key, error.to_string())),
-    }
+/// Reads and checks the end of a pack.
+///
+/// # Errors
+/// `Pack` when it can't be used; the bucket's refusal.
+pub(super) async fn open(bucket: &dyn Bucket, id: PackId, listed: Listed) -> Result<Opened, Error> {
+    let (footer, contents) = read(bucket, id, &listed).await?;
+    Ok(Opened { listed, footer, contents })
 }
 
-/// The same, with the error as it is.
+/// The same, without its place.
 pub(super) async fn read(bucket: &dyn Bucket, id: PackId, listed: &Listed) -> Result<(Footer, Contents), Error> {
     let Listed { key, size } = listed;
     let invalid = |source| Error::Pack { key: key.clone(), source: Box::new(source) };

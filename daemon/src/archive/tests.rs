@@ -111,8 +111,13 @@ pub(super) fn app() -> RepositoryName {
 
 /// Pushes an image of these blobs (the first is its config) under a tag, as a client does.
 pub(super) fn push(store: &Store, tag: &str, blobs: &[&[u8]]) -> Digest {
+    push_to(store, &app(), tag, blobs)
+}
+
+/// The same to another repository.
+fn push_to(store: &Store, repository: &RepositoryName, tag: &str, blobs: &[&[u8]]) -> Digest {
     for bytes in blobs {
-        let mut upload = store.create_upload(&app(), Algorithm::Sha256, "").expect("a session");
+        let mut upload = store.create_upload(repository, Algorithm::Sha256, "").expect("a session");
         upload.append(bytes).expect("append");
         upload.finish(Digest::sha256(bytes)).expect("finish");
     }
@@ -130,7 +135,9 @@ pub(super) fn push(store: &Store, tag: &str, blobs: &[&[u8]]) -> Digest {
     let bytes = Bytes::from(manifest.to_string());
     let digest = Digest::sha256(&bytes);
     let tags = vec![tag.parse::<Tag>().expect("a tag")];
-    store.put_manifest(ManifestPush { repository: app(), tags, digest, media_type: media_type.to_owned(), bytes }).expect("a manifest");
+    store
+        .put_manifest(ManifestPush { repository: repository.clone(), tags, digest, media_type: media_type.to_owned(), bytes })
+        .expect("a manifest");
     digest
 }
 
@@ -154,6 +161,8 @@ fn gets(node: &Node) -> u64 {
 }
 
 mod checkpoints;
+mod damage;
+mod strangers;
 
 #[tokio::test]
 async fn a_bucket_brings_back_what_was_pushed() {
@@ -280,7 +289,14 @@ async fn two_clusters_in_one_bucket_are_told_apart() {
     second.archive.flush().await.expect("flushed");
     std::fs::remove_file(&mark).expect("removed");
     let third = node(&folder.path().join("its-own"), 3).await;
-    let restored = third.archive.restore(&format!("file://{}", folder.path().display()), RestoreOptions::default()).await;
+    let url = format!("file://{}", folder.path().display());
+    let refused = third.archive.restore(&url, RestoreOptions::default()).await;
+    assert!(
+        matches!(&refused, Err(Error::Strangers { strangers, .. }) if strangers.len() == 2),
+        "nobody says whom to believe: {refused:?}"
+    );
+    let options = RestoreOptions { trust: vec![first.store.origin().node, second.store.origin().node], ..RestoreOptions::default() };
+    let restored = third.archive.restore(&url, options).await;
     assert!(matches!(&restored, Err(Error::Clusters { clusters, .. }) if clusters.len() == 2), "{restored:?}");
     let nowhere = third.archive.restore(&format!("file://{}", folder.path().join("nothing").display()), RestoreOptions::default()).await;
     assert!(matches!(&nowhere, Err(Error::Url { .. })), "{nowhere:?}");
@@ -323,7 +339,9 @@ async fn a_restored_node_goes_on_archiving_and_can_be_restored_again() {
     push(&second.store, "v2", &[b"{}", b"two"]);
     assert_eq!(second.archive.flush().await.expect("flushed").len(), 1);
     let third = node(folder.path(), 3).await;
-    let restored = third.archive.restore(&url, RestoreOptions::default()).await.expect("restored");
+    // Nobody of the lost ones could name the second.
+    let options = RestoreOptions { trust: vec![second.store.origin().node], ..RestoreOptions::default() };
+    let restored = third.archive.restore(&url, options).await.expect("restored");
     assert_eq!((restored.packs, restored.tags, restored.skipped.len()), (2, 2, 0));
     assert!(pull(&third, b"one").await && pull(&third, b"two").await);
 }

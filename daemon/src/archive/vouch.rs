@@ -86,8 +86,8 @@ impl Inner {
             }
         }
         if planned.plan.is_worth_it() {
-            let ready = self.seal(bucket, planned).await?;
             self.check_bucket(bucket, &mut turn.checked).await?;
+            let ready = self.seal(bucket, planned).await?;
             self.put(bucket, &ready).await?;
         }
         Ok(())

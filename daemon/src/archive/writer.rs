@@ -33,7 +33,7 @@ use super::body::{self, Body, OpenBlob};
 use super::bucket::{Bucket, Listed, Object};
 use super::plan::{Item, Limits, Offered, Plan};
 use super::queue::{self, TAIL_BATCH, Waiting};
-use super::{Error, Inner, PackInfo, keys, ledger, tail};
+use super::{Error, Inner, PackInfo, cluster, keys, ledger, tail};
 
 /// The setting that holds the sequence of this node's last pack.
 const SEQUENCE: &str = "archive/sequence";
@@ -200,17 +200,20 @@ impl Inner {
         // Only what is queued now: under steady pushes a turn would otherwise never end.
         let until = self.store.vector();
         loop {
-            let ready = match turn.sealed.take() {
-                Some(ready) => ready,
+            let planned = match turn.sealed {
+                Some(_) => None,
                 None => match self.plan(bucket, &until, &turn.rotten, &mut turn.took_over).await? {
-                    Some(planned) => self.seal(bucket, planned).await?,
+                    Some(planned) => Some(planned),
                     None => return Ok(written),
                 },
             };
-            if let Err(error) = self.check_bucket(bucket, &mut turn.checked).await {
-                turn.sealed = Some(ready);
-                return Err(error);
-            }
+            // ORDER: what a pack says of its writer's company has the name that the bucket's mark has.
+            self.check_bucket(bucket, &mut turn.checked).await?;
+            let ready = match (turn.sealed.take(), planned) {
+                (Some(ready), _) => ready,
+                (None, Some(planned)) => self.seal(bucket, planned).await?,
+                (None, None) => return Ok(written),
+            };
             match self.put(bucket, &ready).await {
                 Ok(()) => written.push(PackInfo::new(&ready.id, &ready.archived)),
                 Err(error @ Error::Checksum { .. }) => {
@@ -330,9 +333,13 @@ impl Inner {
         if known >= self.store.vector().get(&origin) {
             return Ok(());
         }
+        // A member's word counts, and that of the one who is gone about itself (S38).
+        let members = self.store.run(|store| store.members()).await?;
+        let members: HashSet<_> = members.into_iter().filter(|(_, member)| member.is_some()).map(|(node, _)| node).collect();
         let mut newest = std::collections::BTreeMap::new();
         self.each_pack(|id, archived| {
-            if archived.bucket == bucket.id() {
+            let counts = id.origin.node == origin.node || id.origin.node == self.store.origin().node || members.contains(&id.origin.node);
+            if archived.bucket == bucket.id() && counts {
                 newest.insert(id.origin.node, (*id, Listed { key: archived.object_key.clone(), size: archived.size }));
             }
         })
@@ -466,6 +473,7 @@ impl Inner {
                 manifests: plan.manifests,
                 records: plan.lines,
                 covers: plan.covers,
+                company: cluster::company(store, &bucket_id)?,
             };
             let sealed = draft.seal(|bytes| sign(bytes));
             let archived = Archived {

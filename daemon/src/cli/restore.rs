@@ -34,6 +34,13 @@ pub(super) struct Restore {
     /// Restore what there is, although packs are missing
     #[arg(long, conflicts_with = "drill")]
     allow_gaps: bool,
+    /// Believe the packs of this node, though no member of the cluster names it: one that was restored from the same bucket before. May be given more
+    /// than once
+    #[arg(long, value_name = "ID", conflicts_with = "drill")]
+    trust: Vec<String>,
+    /// Restore without the packs of nodes that no member of the cluster names
+    #[arg(long, conflicts_with = "drill")]
+    leave_strangers: bool,
     /// Return as soon as pulls are served
     #[arg(long, conflicts_with = "drill")]
     no_wait: bool,
@@ -60,6 +67,8 @@ struct Restored {
     as_of: String,
     #[serde(default)]
     gaps: Vec<Gap>,
+    #[serde(default)]
+    founder: Option<String>,
     #[serde(default)]
     requests: u64,
     #[serde(default)]
@@ -127,6 +136,7 @@ impl Restore {
         }
         let asked = json!({
             "url": self.url, "repositories": self.repository, "metadata_only": self.metadata_only, "allow_gaps": self.allow_gaps,
+            "trust": self.trust, "leave_strangers": self.leave_strangers,
         });
         let answer = client.post("restore", asked).await;
         waiting.finish_and_clear();
@@ -191,6 +201,10 @@ impl Restored {
             let mut more = vec![
                 ("the state is of", self.as_of.clone()),
                 ("read from", from),
+                (
+                    "believed",
+                    self.founder.as_ref().map_or_else(|| "who was named".to_owned(), |node| format!("node {node}, and whom it let in")),
+                ),
                 ("took", format!("{} requests, {:.1} s", self.requests, self.seconds)),
             ];
             more.extend(self.blobs.as_ref().map(|blobs| ("blobs", blobs.shown())));

@@ -61,6 +61,7 @@ fn scope() -> Scope {
         seen: [(ORIGIN, 7)].into_iter().collect(),
         horizon: [(ORIGIN, 2)].into_iter().collect(),
         packs: [(ORIGIN, 1)].into(),
+        company: Company::default(),
     }
 }
 
@@ -70,6 +71,14 @@ fn written(records: &[Numbered]) -> (Vec<u8>, Written) {
     records.iter().for_each(|numbered| writer.push(numbered).expect("written into memory"));
     let written = writer.finish(&scope(), [9; 16], (ORIGIN, 1_700_000_000_999), sign).expect("written into memory");
     (bytes, written)
+}
+
+#[test]
+fn a_checkpoint_names_its_writers_company() {
+    let company = Company { founder: Some(WRITER), members: vec![WRITER, NodeId([8; 32])], expelled: vec![NodeId([9; 32])] };
+    let named = Scope { company, ..scope() };
+    assert_eq!(parse_scope_line(scope_line(&named).as_bytes()).expect("own line"), named);
+    assert!(!scope_line(&scope()).contains("members"), "what there is not is left out");
 }
 
 fn read(object: &[u8]) -> Result<(Footer, Directory, Vec<Numbered>), InvalidCheckpoint> {

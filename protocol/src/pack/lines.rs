@@ -1,7 +1,7 @@
 //! The lines of a pack's tables: JSON that can be read without this program.
 //!
 //! ```text
-//! records, line 1:  {"larder":"records","covers":[{"node":"9x..","incarnation":1..,"after":0,"upto":7}]}
+//! records, line 1:  {"larder":"records","covers":[{"node":"9x..","incarnation":1..,"after":0,"upto":7}]}    and see `company`
 //! records:          {"kind":"tag","repository":"app","tag":"v1","digest":"sha256:..","stamp":{"ms":..,"counter":0,"node":".."},
 //!                    "origin":{"node":"..","incarnation":..},"sequence":5}
 //! index:            {"digest":"sha256:..","size":2048,"offset":1536,"length":2048,"root":"<hex>","crc64":"<hex>","chunks":"<base64>"}
@@ -21,6 +21,7 @@ use crate::record::{Archived, Key, Link, Located, Manifest, Member, Numbered, Pa
 use crate::stamp::{HybridTime, NodeId, Stamp};
 use crate::vector::Origin;
 
+use super::company::{Company, CompanyLine};
 use super::{Covered, Entry, PACK_CONTENTS_MAX};
 
 /// Why a line of a table says nothing.
@@ -44,6 +45,8 @@ pub enum InvalidLine {
 struct HeaderLine {
     larder: String,
     covers: Vec<CoverLine>,
+    #[serde(flatten)]
+    company: CompanyLine,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -162,18 +165,19 @@ struct IndexLine {
 }
 
 /// The first line of the records.
-pub fn header_line(covers: &BTreeMap<Origin, Covered>) -> String {
+pub fn header_line(covers: &BTreeMap<Origin, Covered>, company: &Company) -> String {
     let covers = covers.iter().map(|(origin, covered)| CoverLine { origin: (*origin).into(), after: covered.after, upto: covered.upto });
-    json(&HeaderLine { larder: "records".to_owned(), covers: covers.collect() })
+    json(&HeaderLine { larder: "records".to_owned(), covers: covers.collect(), company: company.into() })
 }
 
 /// Reads what [`header_line`] wrote.
-pub fn parse_header_line(line: &[u8]) -> Result<BTreeMap<Origin, Covered>, InvalidLine> {
+pub fn parse_header_line(line: &[u8]) -> Result<(BTreeMap<Origin, Covered>, Company), InvalidLine> {
     let header: HeaderLine = serde_json::from_slice(line)?;
     if header.larder != "records" {
         return Err(InvalidLine::Field { field: "larder" });
     }
-    header.covers.into_iter().map(|line| Ok((line.origin.parse()?, Covered { after: line.after, upto: line.upto }))).collect()
+    let cover = |line: CoverLine| Ok::<_, InvalidLine>((line.origin.parse()?, Covered { after: line.after, upto: line.upto }));
+    Ok((header.covers.into_iter().map(cover).collect::<Result<_, _>>()?, header.company.parse()?))
 }
 
 /// The line of a record in a checkpoint, which has all of it: a manifest's bytes as text, where they are.

@@ -92,6 +92,7 @@ fn sample_with(blobs: Vec<Vec<u8>>) -> Sample {
         manifests: vec![ManifestPart { digest, media_type, bytes: bytes.into(), names: vec!["team/app:v1".to_owned()] }],
         records: records.iter().map(|numbered| record_line(numbered, false)).collect(),
         covers: [(ORIGIN, Covered { after: 0, upto: 12 })].into(),
+        company: Company::default(),
     };
     Sample { draft, blobs, records }
 }
@@ -121,7 +122,9 @@ fn read(object: &[u8]) -> Result<(Footer, Contents), InvalidPack> {
 
 #[test]
 fn what_was_sealed_reads_back() {
-    let sample = sample_with_chunks();
+    let mut sample = sample_with_chunks();
+    let node = |name| NodeId([name; 32]);
+    sample.draft.company = Company { founder: Some(node(7)), members: vec![node(7), node(8)], expelled: vec![node(9)] };
     let sealed = sample.draft.clone().seal(sign);
     let object = object(&sealed, &sample.blobs);
     assert_eq!(object.len() as u64, sealed.size());
@@ -129,6 +132,7 @@ fn what_was_sealed_reads_back() {
     assert_eq!(footer, sealed.footer);
     assert_eq!(contents.records, sample.records);
     assert_eq!(contents.covers, sample.draft.covers);
+    assert_eq!(contents.company, sample.draft.company);
     assert_eq!(contents.located(), sealed.contents);
     for entry in &contents.index {
         let bytes = &object[entry.offset as usize..][..entry.link.size as usize];
@@ -165,6 +169,16 @@ fn a_pack_of_format_1_still_opens() {
     // Everything before the compressed tables is today's bytes as well.
     let today = object(&sample.draft.seal(sign), &sample.blobs);
     assert_eq!(golden[..footer.records.offset as usize - 512], today[..footer.records.offset as usize - 512]);
+}
+
+#[test]
+fn s38_company_that_is_none_is_refused() {
+    for bad in [r#""founder":"x""#, r#""members":["../x"]"#, r#""expelled":[""]"#, r#""members":7"#] {
+        let line = format!(r#"{{"larder":"records","covers":[],{bad}}}"#);
+        assert!(lines::parse_header_line(line.as_bytes()).is_err(), "{bad}");
+    }
+    // A field of a later program says nothing.
+    assert!(lines::parse_header_line(br#"{"larder":"records","covers":[],"later":1}"#).is_ok());
 }
 
 #[test]
@@ -207,7 +221,7 @@ fn with_tables(index: &[String], records: &[String], change: impl FnOnce(&mut Fo
     let mut out = Assembly::default();
     out.file("blobs", Bytes::from_static(&[1; 4096]));
     let tail = out.size;
-    let header = lines::header_line(&BTreeMap::new());
+    let header = lines::header_line(&BTreeMap::new(), &Company::default());
     let table = |out: &mut Assembly, lines: &[String]| out.table("t", lines.iter().cloned());
     let records_section = table(&mut out, &[&[header], records].concat());
     let index_section = table(&mut out, index);
@@ -389,7 +403,7 @@ proptest! {
         let mut parts: Vec<BlobPart> = blobs.iter().map(|bytes| BlobPart { digest: Digest::sha256(bytes), link: link_of(bytes), chunks: None }).collect();
         let mut seen = std::collections::HashSet::new();
         parts.retain(|part| seen.insert(part.digest));
-        let draft = Draft { cluster: [0; 16], pack: PackId { origin: ORIGIN, sequence: 1 }, created_ms: 0, blobs: parts, manifests: vec![], records: vec![], covers: BTreeMap::new() };
+        let draft = Draft { cluster: [0; 16], pack: PackId { origin: ORIGIN, sequence: 1 }, created_ms: 0, blobs: parts, manifests: vec![], records: vec![], covers: BTreeMap::new(), company: Company::default() };
         let sealed = draft.seal(sign);
         let object = object(&sealed, &blobs);
         prop_assert_eq!(sealed.crc64, crc_fast::checksum(Crc64Nvme, &object));

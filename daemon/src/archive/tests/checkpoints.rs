@@ -4,11 +4,11 @@ use std::path::{Path, PathBuf};
 
 use super::*;
 
-fn url(folder: &Path) -> String {
+pub(super) fn url(folder: &Path) -> String {
     format!("file://{}", folder.display())
 }
 
-fn checkpoints(folder: &Path) -> Vec<PathBuf> {
+pub(super) fn checkpoints(folder: &Path) -> Vec<PathBuf> {
     let mut found: Vec<_> =
         std::fs::read_dir(folder.join("v1/checkpoints")).into_iter().flatten().map(|entry| entry.expect("an entry").path()).collect();
     found.sort();
@@ -16,12 +16,12 @@ fn checkpoints(folder: &Path) -> Vec<PathBuf> {
 }
 
 /// Pushes an image and archives it; the key of its pack.
-async fn archived(node: &Node, tag: &str) -> String {
+pub(super) async fn archived(node: &Node, tag: &str) -> String {
     push(&node.store, tag, &[b"{}", tag.as_bytes(), b"shared"]);
     node.archive.flush().await.expect("flushed").remove(0).key
 }
 
-async fn restored(folder: &Path, own: &Path, options: RestoreOptions) -> (Node, Result<Restored, Error>) {
+pub(super) async fn restored(folder: &Path, own: &Path, options: RestoreOptions) -> (Node, Result<Restored, Error>) {
     let node = node(own, 9).await;
     let restored = node.archive.restore(&url(folder), options).await;
     (node, restored)
@@ -42,8 +42,8 @@ async fn a_restore_reads_the_checkpoint_and_only_the_packs_behind_it() {
     let (second, restored) = restored(folder.path(), own.path(), RestoreOptions::default()).await;
     let restored = restored.expect("restored");
     assert_eq!((restored.packs, restored.tags, restored.checkpoint.as_deref()), (1, 6, Some(key.as_str())), "{restored:?}");
-    // Two listings, the checkpoint's end and its body, one pack's end.
-    assert_eq!(second.archive.inner.ledger.tally().requests, Requests { list: 2, get: 3, ..Default::default() });
+    // The mark, two listings, the checkpoint's end and its body, one pack's end.
+    assert_eq!(second.archive.inner.ledger.tally().requests, Requests { list: 2, get: 4, ..Default::default() });
     // All but the record of the last pack itself, which no pack tells of yet.
     let origin = first.store.origin();
     assert_eq!(second.store.vector().get(&origin), first.store.vector().get(&origin) - 1);
