@@ -150,6 +150,14 @@ pub struct Metrics {
     pub archive_pending_bytes: Gauge<u64, AtomicU64>,
     /// Packs sealed and recorded.
     pub packs_sealed: Counter,
+    /// Packs that the last look at the bucket found missing or with another length.
+    pub archive_wrong_packs: Gauge,
+    /// Blobs in it that were read and are not what they were.
+    pub archive_damaged_blobs: Gauge,
+    /// Objects in it that no record tells of.
+    pub archive_orphans: Gauge,
+    /// When that look was, seconds since 1970.
+    pub archive_verified: Gauge,
     /// Blobs that were found damaged and put aside.
     pub quarantined_blobs: Counter,
     /// Blobs that were put aside and have not come back.
@@ -249,6 +257,13 @@ impl Default for Metrics {
         let repaired_bytes: Counter = metric!("repaired", "Bytes of blobs fetched because they became this node's share", bytes);
         let archive_pending_bytes: Gauge<u64, AtomicU64> = metric!("archive_pending", "Bytes waiting to be archived", bytes);
         let packs_sealed: Counter = metric!("packs_sealed", "Packs sealed and recorded");
+        let archive_wrong_packs: Gauge =
+            metric!("archive_wrong_packs", "Packs that are missing in the bucket or have another length, at the last look");
+        let archive_damaged_blobs: Gauge =
+            metric!("archive_damaged_blobs", "Blobs in the bucket that are not what they were, at the last look");
+        let archive_orphans: Gauge = metric!("archive_orphans", "Objects in the bucket that no record tells of, at the last look");
+        let archive_verified: Gauge =
+            metric!("archive_verified_timestamp", "When the bucket was last compared with the records, seconds since 1970");
         let quarantined_blobs: Counter = metric!("quarantined_blobs", "Blobs that were found damaged and put aside");
         let lost_blobs: Gauge = metric!("lost_blobs", "Blobs that were put aside and have not come back");
         let scrubbed_bytes: Counter = metric!("scrubbed", "Bytes that the scrub has read", bytes);
@@ -307,6 +322,10 @@ impl Default for Metrics {
             repaired_bytes,
             archive_pending_bytes,
             packs_sealed,
+            archive_wrong_packs,
+            archive_damaged_blobs,
+            archive_orphans,
+            archive_verified,
             quarantined_blobs,
             lost_blobs,
             scrubbed_bytes,

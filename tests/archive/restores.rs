@@ -84,6 +84,29 @@ async fn f40_a_node_killed_in_the_middle_of_a_restore_goes_on_and_has_nothing_tw
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn f35_verify_finds_a_flipped_bit_and_mends_it_and_a_listing_is_a_request_for_each_kind() {
+    let s3 = CountingS3::start().await;
+    let node = node("node").s3(&s3, "fleet").start().await;
+    packs(&node, 3).await;
+    s3.forget();
+    let verified = node.cli(&["archive", "verify"]).await.expect("all is well");
+    assert!(verified.contains("3: 0 missing, 0 with another length"), "{verified}");
+    assert_eq!((s3.count(Operation::List), s3.requests().len()), (2, 2), "{:?}", s3.requests());
+    let key = packs_in(&s3)[1].0.clone();
+    let mut bytes = std::fs::read(s3.object_path(&key)).expect("a pack");
+    let middle = bytes.len() / 2;
+    bytes[middle] ^= 1;
+    std::fs::write(s3.object_path(&key), bytes).expect("damage it");
+    let refused = node.cli(&["archive", "verify", "--read-data-subset", "1/1"]).await.expect_err("it is damaged");
+    assert!(refused.contains("--mend"), "{refused}");
+    let mended = node.cli_json(&["archive", "verify", "--read-data-subset", "1/1", "--mend"]).await;
+    assert_eq!((mended["mended"].as_u64(), mended["read"]["damaged"].as_array().map(Vec::len)), (Some(1), Some(1)), "{mended}");
+    let whole = node.cli(&["archive", "verify", "--read-data-subset", "1/1"]).await.expect("all is well again");
+    assert!(whole.contains("4: 0 missing") && whole.contains("0 damaged"), "{whole}");
+    assert!(node.cli(&["archive", "status"]).await.expect("status").contains("4 packs as they were written"));
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_drill_says_what_a_restore_would_take() {
     let s3 = CountingS3::start().await;
     let node = node("node").s3(&s3, "fleet").start().await;

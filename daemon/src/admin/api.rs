@@ -15,7 +15,7 @@ use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 
 use super::Office;
-use crate::archive::{DRILL_IMAGES_MAX, RestoreOptions};
+use crate::archive::{DRILL_IMAGES_MAX, RestoreOptions, Subset};
 use crate::glob::Glob;
 use crate::peers::RoleChange;
 use crate::registry::Body;
@@ -136,6 +136,7 @@ impl Office {
             (&Method::GET, "archive/cost") => answer(self.operations.archive_cost().await?),
             (&Method::POST, "import") => answer(self.import(request).await?),
             (&Method::POST, "archive/checkpoint") => answer(json!({ "key": self.operations.archive_checkpoint().await? })),
+            (&Method::POST, "archive/verify") => self.verify(read(request).await?).await,
             (&Method::POST, "archive/start-over") => answer(json!({ "packs": self.operations.archive_start_over().await? })),
             (&Method::GET, "restore") => answer(self.operations.restoring().await?),
             (&Method::POST, "restore/drill") => self.drill(read(request).await?).await,
@@ -230,6 +231,12 @@ impl Office {
         let AskRestore { metadata_only, allow_gaps, leave_strangers, .. } = asked;
         let options = RestoreOptions { repositories, metadata_only, allow_gaps, trust, leave_strangers };
         answer(self.operations.restore(&asked.url, options).await?)
+    }
+
+    async fn verify(&self, asked: AskVerify) -> Outcome {
+        let subset = asked.subset.as_deref().map(str::parse::<Subset>).transpose();
+        let subset = subset.map_err(|why| Refusal::bad(format!("read-data-subset: {why}")))?;
+        answer(self.operations.archive_verify(subset, asked.mend).await?)
     }
 
     async fn drill(&self, asked: AskDrill) -> Outcome {
@@ -390,6 +397,14 @@ struct AskRestore {
     trust: Vec<String>,
     #[serde(default)]
     leave_strangers: bool,
+}
+
+/// `POST archive/verify`
+#[derive(serde::Deserialize)]
+struct AskVerify {
+    subset: Option<String>,
+    #[serde(default)]
+    mend: bool,
 }
 
 /// `POST restore/drill`

@@ -74,6 +74,8 @@ pub trait Operations: Send + Sync + 'static {
     fn drill(&self, url: Option<String>, images: usize) -> BoxFuture<'_, anyhow::Result<archive::Drilled>>;
     /// Writes a checkpoint now; its key.
     fn archive_checkpoint(&self) -> BoxFuture<'_, anyhow::Result<String>>;
+    /// Compares the bucket with what the records tell of it.
+    fn archive_verify(&self, subset: Option<archive::Subset>, mend: bool) -> BoxFuture<'_, anyhow::Result<archive::Verified>>;
     /// Forgets what the bucket held; how many packs.
     fn archive_start_over(&self) -> BoxFuture<'_, anyhow::Result<u64>>;
     /// Does a round of garbage collection, or says what it would do.

@@ -91,7 +91,7 @@ impl Inner {
                 Ok::<_, Error>((last, queue::archivers(store, &*gone)?))
             })
             .await?;
-        let rank = rank(&node, archivers);
+        let rank = rank("checkpoint", &node, archivers);
         let tail = self.packs_since(bucket.id(), last).await?;
         let now = writer::now_ms();
         if !self.settings.checkpoint.is_over(tail.packs, tail.since(last), now, rank) {
@@ -115,7 +115,7 @@ impl Inner {
     ///
     /// # Errors
     /// The bucket's or the store's refusal.
-    async fn write_checkpoint(self: &Arc<Self>, bucket: &Arc<dyn Bucket>, last: Last) -> Result<String, Error> {
+    pub(super) async fn write_checkpoint(self: &Arc<Self>, bucket: &Arc<dyn Bucket>, last: Last) -> Result<String, Error> {
         // ORDER: later than all before, so that the newest is the last in order of keys even when a clock went back.
         let created_ms = writer::now_ms().max(last.created_ms + 1);
         let (id, prefix, sign, folder) =
@@ -171,11 +171,16 @@ impl Inner {
         let bucket = self.bucket.clone().ok_or(Error::Off)?;
         let mut turn = self.turn.lock().await;
         self.check_bucket(&bucket, &mut turn.checked).await?;
-        let setting = last_setting(bucket.id());
-        let last = self.store.run(move |store| store.setting(&setting)).await?;
-        let last: Last = last.and_then(|bytes| serde_json::from_slice(&bytes).ok()).unwrap_or_default();
+        let last = self.last_checkpoint(&bucket).await?;
         self.vouch(&bucket, &mut turn, last.created_ms).await?;
         self.write_checkpoint(&bucket, last).await
+    }
+
+    /// What is remembered of the last one.
+    pub(super) async fn last_checkpoint(&self, bucket: &Arc<dyn Bucket>) -> Result<Last, Error> {
+        let setting = last_setting(bucket.id());
+        let last = self.store.run(move |store| store.setting(&setting)).await?;
+        Ok(last.and_then(|bytes| serde_json::from_slice(&bytes).ok()).unwrap_or_default())
     }
 
     async fn save_last(&self, setting: &str, last: Last) -> Result<(), Error> {
@@ -218,9 +223,9 @@ impl PartialOrd for Last {
     }
 }
 
-/// This node's place in the order in which archivers write checkpoints.
-fn rank(node: &NodeId, archivers: Vec<NodeId>) -> u64 {
-    let weight = |node: &NodeId| Digest::sha256(&[&b"checkpoint"[..], &node.0].concat());
+/// This node's place in the order in which archivers do what one of them has to.
+pub(super) fn rank(what: &str, node: &NodeId, archivers: Vec<NodeId>) -> u64 {
+    let weight = |node: &NodeId| Digest::sha256(&[what.as_bytes(), &node.0].concat());
     let own = weight(node);
     archivers.iter().filter(|other| weight(other) > own).count() as u64
 }
@@ -337,7 +342,7 @@ mod tests {
         assert!(!due.is_over(0, 0, u64::MAX, 0), "nothing new, nothing to write");
         assert!(!due.is_over(549, 0, week + 1000, 1) && due.is_over(550, 0, 1, 1));
         let nodes: Vec<NodeId> = (1..=5).map(|name| NodeId([name; 32])).collect();
-        let mut ranks: Vec<u64> = nodes.iter().map(|node| rank(node, nodes.clone())).collect();
+        let mut ranks: Vec<u64> = nodes.iter().map(|node| rank("checkpoint", node, nodes.clone())).collect();
         ranks.sort_unstable();
         assert_eq!(ranks, [0, 1, 2, 3, 4]);
     }

@@ -10,10 +10,11 @@
 //!
 //! - **Packs** are sealed when the oldest record has waited `archive.max_delay`, when `archive.pack_size` waits, or when somebody
 //!   asks. Each is one object and one request (format: [`larder_protocol::pack`]). Nothing queued, no request: the bucket is
-//!   never polled, listed or looked at in ordinary running.
+//!   never polled.
 //! - **Which records**: those of this node's origin, and of members without a bucket (`queue`). **Which blobs**: those that the
 //!   manifests among them need, once for each bucket. What is not on this disk is brought here first; what nobody has is
 //!   listed as missing, and looked for again with the next pack.
+//! - **Looking**: once a day one archiver lists the bucket and compares (`verify`).
 //! - **Reading**: a blob is one ranged GET at the place that an `Archived` record names, from the configured bucket or from the one that
 //!   this node was restored from.
 //!
@@ -38,7 +39,7 @@ use jiff::Timestamp;
 use larder_protocol::digest::Digest;
 use larder_protocol::name::RepositoryName;
 use larder_protocol::record::{Archived, Link, PackId};
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use crate::config::{ArchiveUrl, Config};
 use crate::store::{Staging, Store};
@@ -60,6 +61,7 @@ mod export;
 mod fill;
 #[cfg(test)]
 mod fuzz;
+mod hashed;
 mod held;
 mod hurry;
 mod import;
@@ -75,6 +77,7 @@ mod tail;
 mod tests;
 mod trust;
 mod unpack;
+mod verify;
 mod vouch;
 mod waking;
 mod walked;
@@ -91,6 +94,7 @@ pub use restore::RestoreOptions;
 pub use tail::Gap;
 pub use trust::Stranger;
 pub use unpack::{Unpacked, unpack};
+pub use verify::{Subset, Verified};
 
 /// Packs read from the store at a time: each lists its blobs.
 const PACKS_PAGE: usize = 16;
@@ -136,6 +140,8 @@ struct Inner {
     waking: Mutex<Option<Arc<waking::Waking>>>,
     /// Records that a restore has merged so far.
     restored_records: AtomicU64,
+    /// When this was opened, milliseconds since 1970.
+    began_ms: u64,
 }
 
 /// `[archive]`, as far as it is needed later.
@@ -146,6 +152,8 @@ struct Settings {
     max_delay: Duration,
     pack_size: u64,
     checkpoint: checkpoint::Due,
+    /// How often the bucket is compared with what the records tell of it; zero: when somebody asks.
+    verify_period: Duration,
     /// How often it is looked whose records are to be taken over, when nothing is written.
     recounted_every: Duration,
     /// Where files may be that nobody needs later.
@@ -182,6 +190,8 @@ pub struct Status {
     pub last_error: Option<String>,
     /// How far the blobs of a restore have come.
     pub restore: Progress,
+    /// What the last look at the bucket has found.
+    pub verified: Option<Verified>,
 }
 
 /// A pack, as it is listed.
@@ -263,7 +273,7 @@ pub struct Restored {
 }
 
 /// A pack that could not be used.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Skipped {
     /// The object's key.
     pub key: String,
@@ -311,6 +321,7 @@ impl Archive {
             max_delay: it.max_delay,
             pack_size: it.pack_size,
             checkpoint: checkpoint::Due { packs: it.checkpoint_packs, age: it.checkpoint_age },
+            verify_period: it.verify_period,
             recounted_every: (config.peers.takeover / 4).clamp(Duration::from_millis(500), Duration::from_secs(60)),
             scratch: config.data_dir.join("uploads"),
         };
@@ -382,6 +393,10 @@ impl Archive {
         };
         let missing = inner.store.run(|store| store.settings(writer::MISSING)).await?;
         let (now, restore) = (writer::now_ms(), inner.progress().await?);
+        let verified = match &inner.bucket {
+            Some(bucket) => inner.looked(bucket.id()).await?,
+            None => None,
+        };
         Ok(Status {
             url: inner.settings.url.as_ref().map_or_else(|| "none".to_owned(), bucket::display_url),
             bucket: self.bucket(),
@@ -393,6 +408,7 @@ impl Archive {
             missing: missing.iter().filter_map(|(name, value)| writer::missing_row(name, value)).map(|(digest, _)| digest).collect(),
             last_error: inner.last_error.lock().expect("never held across a panic").clone(),
             restore,
+            verified,
         })
     }
 
@@ -467,6 +483,16 @@ impl Archive {
         tokio::spawn(async move { inner.checkpoint_now().await }).await.expect("a checkpoint does not panic")
     }
 
+    /// Compares the bucket with what the records tell of it; reads a part of the packs and checks every blob in them, when one is given. With `mend`, what
+    /// packs have lost goes into others.
+    ///
+    /// # Errors
+    /// `Off`; the bucket's or the store's refusal.
+    pub async fn verify(&self, subset: Option<Subset>, mend: bool) -> Result<Verified, Error> {
+        let inner = self.inner.clone();
+        tokio::spawn(async move { inner.verify(subset, mend).await }).await.expect("verifying does not panic")
+    }
+
     /// Forgets what the configured bucket held, so that all of it is archived there anew; how many packs that were.
     ///
     /// # Errors
@@ -513,6 +539,7 @@ impl Inner {
             filling: Default::default(),
             waking: Default::default(),
             restored_records: AtomicU64::new(0),
+            began_ms: writer::now_ms(),
         }
     }
 

@@ -97,6 +97,7 @@ pub(super) async fn node(folder: &std::path::Path, seed: u8) -> Node {
         max_delay: Duration::from_secs(900),
         pack_size: 512 << 20,
         checkpoint: checkpoint::Due { packs: 500, age: Duration::from_secs(7 * 86_400) },
+        verify_period: Duration::ZERO,
         recounted_every: Duration::from_secs(60),
         scratch: data.path().to_owned(),
     };
@@ -163,6 +164,7 @@ fn gets(node: &Node) -> u64 {
 mod checkpoints;
 mod damage;
 mod strangers;
+mod verify;
 
 #[tokio::test]
 async fn a_bucket_brings_back_what_was_pushed() {

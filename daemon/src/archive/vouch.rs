@@ -8,7 +8,7 @@ use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
 use larder_protocol::digest::Digest;
-use larder_protocol::record::{Key, Link, PackId};
+use larder_protocol::record::{Key, Link, PackId, Value};
 use larder_protocol::vector::Origin;
 
 use crate::store::Commit;
@@ -58,24 +58,36 @@ impl Inner {
         }
         for (id, key) in wrong {
             tracing::error!(key, found = ?sizes.get(key.as_str()), "a pack is not in the bucket as it was written; its blobs go into another");
-            self.forget(bucket, turn, id).await?;
+            let lost = self.store.run(move |store| store.pack(&id)).await?.map(|archived| archived.contents).unwrap_or_default();
+            let lost = lost.into_iter().map(|place| place.digest).collect();
+            self.write_anew(bucket, turn, (Key::Archived(id), None), lost).await?;
         }
         Ok(())
     }
 
-    async fn forget(self: &Arc<Self>, bucket: &Arc<dyn Bucket>, turn: &mut Turn, id: PackId) -> Result<(), Error> {
+    /// Writes what a pack still holds, and puts the blobs that it has lost into another: from this disk, or from whoever has them.
+    ///
+    /// # Errors
+    /// The bucket's or the store's refusal.
+    pub(super) async fn write_anew(
+        self: &Arc<Self>,
+        bucket: &Arc<dyn Bucket>,
+        turn: &mut Turn,
+        left: (Key, Option<Value>),
+        lost: Vec<Digest>,
+    ) -> Result<(), Error> {
         let lost = self.store.run(move |store| {
-            let mut lost: Vec<(Digest, Link)> = Vec::new();
-            for located in store.pack(&id)?.map(|archived| archived.contents).unwrap_or_default() {
+            let mut links: Vec<(Digest, Link)> = Vec::new();
+            for digest in lost {
                 // A manifest has no link, and rests in its record.
-                if let Some(repository) = store.repositories_linking(&located.digest, 1)?.first()
-                    && let Some(link) = store.link(repository, &located.digest)?
+                if let Some(repository) = store.repositories_linking(&digest, 1)?.first()
+                    && let Some(link) = store.link(repository, &digest)?
                 {
-                    lost.push((located.digest, link));
+                    links.push((digest, link));
                 }
             }
-            store.commit(Commit { records: vec![(Key::Archived(id), None)], settings: Vec::new() })?;
-            Ok::<_, Error>(lost)
+            store.commit(Commit { records: vec![left], settings: Vec::new() })?;
+            Ok::<_, Error>(links)
         });
         // What one pack held fits into one; what can't be had is looked for again with later packs.
         let mut planned = Planned { plan: Plan::default(), missing: Vec::new(), found: Vec::new() };

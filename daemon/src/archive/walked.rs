@@ -16,11 +16,9 @@ use tokio::sync::mpsc;
 
 use super::Error;
 use super::bucket::{self, Bucket, Listed};
+use super::hashed::PIECES_AHEAD;
 use super::tail::{self, Opened};
 use super::unpack::Hasher;
-
-/// Pieces that wait to be hashed.
-const PIECES_AHEAD: usize = 4;
 
 /// What a walk has found.
 pub(super) struct Walked {

@@ -106,6 +106,10 @@ impl Inner {
         let mut changes = self.store.changes();
         let (mut failures, mut not_before) = (0u32, Instant::now());
         let mut saved = (self.ledger.tally(), Instant::now());
+        let mut not_looked_before = Instant::now();
+        if let Ok(Some(verified)) = self.looked(bucket.id()).await {
+            self.measure(&verified);
+        }
         while !stop.is_cancelled() {
             changes.mark_unchanged();
             let due = match self.count(&bucket).await {
@@ -119,8 +123,18 @@ impl Inner {
                 saved = (self.ledger.tally(), Instant::now());
                 self.save_ledger().await;
             }
+            let look = self.look_due(&bucket).await.ok().flatten().map(|wait| (Instant::now() + wait).max(not_looked_before));
             tokio::select! {
                 () = stop.cancelled() => break,
+                () = sleep_until(look) => {
+                    not_looked_before = Instant::now() + BACKOFF_MAX;
+                    tokio::select! {
+                        () = stop.cancelled() => break,
+                        looked = self.look_and_tell(&bucket) => if let Err(error) = looked {
+                            tracing::warn!(bucket = bucket.id(), %error, "could not look whether the bucket holds what was written to it; trying again in {BACKOFF_MAX:?}");
+                        },
+                    }
+                }
                 changed = changes.changed() => match changed {
                     Ok(()) => { let _ = tokio::time::timeout(DEBOUNCE, stop.cancelled()).await; }
                     Err(_) => return stop.cancelled().await,

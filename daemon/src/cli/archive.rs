@@ -9,6 +9,7 @@ use serde_json::{Value, json};
 
 use super::client::Client;
 use super::table::{self, Align, Table, facts};
+use super::verify::{Verified, Verify};
 use super::{Format, show};
 
 /// The bucket: how it stands, what is in it, what it costs.
@@ -30,6 +31,8 @@ enum Action {
     Cost(Format),
     /// Write a checkpoint now, whether one is due or not: the state from which the next restore begins
     Checkpoint(Format),
+    /// Compare the bucket with what was written to it, and read a part of it when asked
+    Verify(Verify),
     /// Forget what the bucket held, after it was emptied or replaced: everything is archived there anew
     StartOver(Format),
 }
@@ -46,6 +49,8 @@ pub(super) struct Standing {
     #[serde(default)]
     missing: Vec<String>,
     last_error: Option<String>,
+    #[serde(default)]
+    verified: Option<Verified>,
 }
 
 #[derive(Deserialize)]
@@ -104,6 +109,7 @@ impl Archive {
             Action::StartOver(format) => show(out, format, client.post("archive/start-over", json!({})).await?, |forgotten: Forgotten| {
                 format!("{} packs are forgotten; what they held goes into new ones\n", forgotten.packs)
             }),
+            Action::Verify(verify) => verify.run(client, out).await,
             Action::Cost(format) => show(out, format, client.get("archive/cost").await?, |cost: Cost| cost.shown()),
         }
     }
@@ -135,6 +141,7 @@ impl Standing {
             ("packs", format!("{} with {}", self.packs, table::size(self.pack_bytes))),
             ("waiting", if self.pending_records == 0 { "nothing".to_owned() } else { self.waiting() }),
             ("missing", missing),
+            ("verified", self.verified.as_ref().map_or_else(|| "not yet".to_owned(), |verified| verified.line(jiff::Timestamp::now()))),
             ("last error", self.last_error.clone().unwrap_or_else(|| "none".to_owned())),
         ]);
         for digest in &self.missing {
@@ -203,7 +210,7 @@ mod tests {
         assert_eq!(
             standing.shown(),
             "archive:    s3://b/p\npacks:      3 with 1.0 MiB\nwaiting:    1.0 KiB in 2 records wait, since 1m 30s\n\
-             missing:    1 blobs that a manifest names and nobody has\nlast error: none\n  sha256:abc\n"
+             missing:    1 blobs that a manifest names and nobody has\nverified:   not yet\nlast error: none\n  sha256:abc\n"
         );
         assert_eq!(standing.line(), "s3://b/p, 1.0 MiB in 3 packs, 1.0 KiB in 2 records wait, since 1m 30s");
     }

@@ -37,6 +37,7 @@ mod status;
 mod table;
 mod tag;
 mod transfer;
+mod verify;
 
 use client::Client;
 

@@ -288,6 +288,8 @@ pub struct Archive {
     pub checkpoint_packs: u64,
     /// Or when the last one is so old.
     pub checkpoint_age: Duration,
+    /// How often the bucket's listing is compared with the records; zero: never by itself.
+    pub verify_period: Duration,
 }
 
 /// How a log line looks.
@@ -369,6 +371,7 @@ impl Default for Config {
                 multipart_above: 5 * 1024 * MIB,
                 checkpoint_packs: 500,
                 checkpoint_age: Duration::from_secs(7 * 86_400),
+                verify_period: Duration::from_secs(86_400),
             },
             log: Log { level: "info".to_owned(), format: LogFormat::Text },
         }

@@ -144,6 +144,7 @@ pub(super) const SETTINGS: &[Setting] = settings! {
     "archive.multipart_above" => |draft, value| draft.config.archive.multipart_above = value.size(5 * MIB, 5 * 1024 * MIB)?;
     "archive.checkpoint_packs" => |draft, value| draft.config.archive.checkpoint_packs = value.number(1, 1_000_000)? as u64;
     "archive.checkpoint_age" => |draft, value| draft.config.archive.checkpoint_age = value.duration("1m", "365d")?;
+    "archive.verify_period" => |draft, value| draft.config.archive.verify_period = value.duration("0s", "365d")?;
     "log.level" => |draft, value| draft.config.log.level = level(value)?;
     "log.format" => |draft, value| draft.config.log.format = value.choice(&["text", "json"], &[LogFormat::Text, LogFormat::Json])?;
 };

@@ -106,6 +106,10 @@ impl Operations for NodeOperations {
         Box::pin(async move { self.archive.checkpoint().await.context("write a checkpoint") })
     }
 
+    fn archive_verify(&self, subset: Option<archive::Subset>, mend: bool) -> BoxFuture<'_, Result<archive::Verified>> {
+        Box::pin(async move { self.archive.verify(subset, mend).await.context("verify the archive") })
+    }
+
     fn archive_start_over(&self) -> BoxFuture<'_, Result<u64>> {
         Box::pin(async move { self.archive.start_over().await.context("start the archive over") })
     }
