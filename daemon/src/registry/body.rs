@@ -12,7 +12,7 @@
 //!   It ends cleanly after the announced bytes and in no other way: a read that fails or ends early
 //!   breaks the connection, so that no client takes a part for the whole (I2).
 
-use std::io;
+use std::io::{self, IoSliceMut};
 use std::ops::Range;
 use std::pin::Pin;
 use std::sync::Arc;
@@ -25,16 +25,20 @@ use http_body_util::{BodyExt, Full};
 use hyper::body::{Body as HttpBody, Frame, Incoming, SizeHint};
 use larder_protocol::digest::{CHUNK_SIZE, Digest};
 use prometheus_client::metrics::counter::Counter;
+use rustix::io::{ReadWriteFlags, preadv2};
 use tokio::time::{Instant, timeout, timeout_at};
 use tokio_util::sync::ReusableBoxFuture;
 
 use super::error::Error;
+use super::server::BUFFER_SIZE_MAX;
 use super::{Body, direct};
 use crate::lookup::Opened;
 use crate::store::{self, BlobFile, Content, StagedReader};
 
 /// Bytes that are gathered before they are written: one hop to a blocking thread for so many.
-pub(super) const BATCH_SIZE: usize = 512 << 10;
+pub(super) const BATCH_SIZE: usize = 256 << 10;
+/// A body may have so many bytes before it gets room for a batch.
+const SMALL_BATCH_SIZE: usize = 16 << 10;
 /// Bytes that a client must bring in each idle timeout.
 const PROGRESS_MIN: usize = 1 << 10;
 /// Frames in a row that carry nothing: in HTTP/2 they cost the client nine bytes each, and nothing of its window.
@@ -102,6 +106,10 @@ where
                     if empty > EMPTY_FRAMES_MAX {
                         self.body = None;
                         return Err(Error::Broken { why: format!("{EMPTY_FRAMES_MAX} frames in a row carried nothing") });
+                    }
+                    if batch.capacity() < BATCH_SIZE && batch.len() + data.len() > SMALL_BATCH_SIZE {
+                        // At once: growing step by step would copy, and leave the allocator holes.
+                        batch.reserve(BATCH_SIZE + BUFFER_SIZE_MAX - batch.len());
                     }
                     batch.extend_from_slice(&data);
                     progress += data.len();
@@ -205,9 +213,10 @@ impl Outflow {
             Source::File { file, mut chunk, mut buffers } => {
                 let index = left.start / CHUNK_SIZE;
                 let is_read = chunk.as_ref().is_some_and(|(at, _)| *at == index);
-                if !is_read && direct::is_possible() && file.is_known(index) {
-                    let end = left.end.min((index + 1) * CHUNK_SIZE);
-                    if let Some(piece) = direct::stand_in(file.file(), left.start..end) {
+                if !is_read && file.is_known(index) {
+                    let part = left.start..left.end.min((index + 1) * CHUNK_SIZE);
+                    let piece = direct::stand_in(file.file(), part.clone()).or_else(|| buffers.read_known(&file, part));
+                    if let Some(piece) = piece {
                         self.source = Source::File { file, chunk, buffers };
                         return Ok(piece);
                     }
@@ -356,6 +365,15 @@ impl Buffers {
         self.give(buffer, whole)
     }
 
+    /// The first bytes of a part that is known to be right. What can't be had at once is not had here.
+    fn read_known(&mut self, file: &BlobFile, part: Range<u64>) -> Option<Bytes> {
+        let mut buffer = self.take(usize::try_from(part.end - part.start).map_or(READ_SIZE, |size| size.min(READ_SIZE)));
+        let space = Arc::get_mut(&mut buffer).expect("a buffer that nobody else has");
+        let read = preadv2(&**file.file(), &mut [IoSliceMut::new(space)], part.start, ReadWriteFlags::NOWAIT);
+        let whole = read.is_ok_and(|count| count == buffer.len());
+        self.give(buffer, whole)
+    }
+
     /// Chunk `index`, checked. Blocks.
     fn read(&mut self, file: &BlobFile, index: u64) -> Result<Bytes, String> {
         let mut buffer = self.take(file.chunk_size(index));
@@ -367,7 +385,11 @@ impl Buffers {
     fn take(&mut self, size: usize) -> Arc<Vec<u8>> {
         match self.0.iter().position(|buffer| Arc::strong_count(buffer) == 1 && buffer.len() == size) {
             Some(free) => self.0.swap_remove(free),
-            None => Arc::new(vec![0; size]),
+            None => {
+                // One of another size would only be in the way.
+                self.0.pop_if(|buffer| Arc::strong_count(buffer) == 1);
+                Arc::new(vec![0; size])
+            }
         }
     }
 

@@ -30,7 +30,7 @@ use crate::tls::{Accepted, Client, Protocol, Tls};
 /// Most headers of a request.
 const HEADERS_MAX: usize = 100;
 /// Bytes that a connection may buffer, and so the longest head of a request.
-const BUFFER_SIZE_MAX: usize = 128 << 10;
+pub(super) const BUFFER_SIZE_MAX: usize = 128 << 10;
 /// How long nothing is accepted after the system had no file or memory left for another connection.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(200);
 /// Requests of one HTTP/2 connection at a time.

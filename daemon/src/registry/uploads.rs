@@ -227,6 +227,7 @@ impl Front {
     fn writer(&self, upload: Upload) -> Writer {
         Writer {
             batch: BytesMut::new(),
+            spare: BytesMut::new(),
             received: 0,
             state: State::Idle(Box::new(upload)),
             when_dropped: WhenDropped::Save,
@@ -328,6 +329,8 @@ async fn patiently<T: Send + 'static>(
 struct Writer {
     /// What comes in while the batch before is being written.
     batch: BytesMut,
+    /// What the batch before was in.
+    spare: BytesMut,
     /// Bytes that this request brought.
     received: u64,
     state: State,
@@ -350,11 +353,12 @@ enum State {
     Gone,
 }
 
-type Written = (Box<Upload>, Result<(), store::Error>);
+type Written = (Box<Upload>, BytesMut, Result<(), store::Error>);
 
-fn write(mut upload: Box<Upload>, batch: BytesMut) -> Written {
+fn write(mut upload: Box<Upload>, mut batch: BytesMut) -> Written {
     let result = upload.append(&batch);
-    (upload, result)
+    batch.clear();
+    (upload, batch, result)
 }
 
 impl Writer {
@@ -381,7 +385,7 @@ impl Writer {
             return Ok(());
         }
         if let State::Idle(upload) = std::mem::replace(&mut self.state, State::Gone) {
-            let batch = std::mem::replace(&mut self.batch, BytesMut::with_capacity(BATCH_SIZE));
+            let batch = std::mem::replace(&mut self.batch, std::mem::take(&mut self.spare));
             self.state = State::Writing(tokio::task::spawn_blocking(move || write(upload, batch)));
         }
         Ok(())
@@ -390,8 +394,9 @@ impl Writer {
     /// Waits until what was flushed is written. Cancel-safe.
     async fn settle(&mut self) -> Result<(), store::Error> {
         let State::Writing(writing) = &mut self.state else { return Ok(()) };
-        let (upload, result) = writing.await.expect("appending to an upload does not panic");
+        let (upload, spare, result) = writing.await.expect("appending to an upload does not panic");
         self.state = State::Idle(upload);
+        self.spare = spare;
         result
     }
 
@@ -438,8 +443,8 @@ impl Drop for Writer {
         let batch = std::mem::take(&mut self.batch);
         let when_dropped = self.when_dropped;
         self.tasks.spawn("save an interrupted upload", async move {
-            let (upload, result) = match state {
-                State::Idle(upload) => (upload, Ok(())),
+            let (upload, _, result) = match state {
+                State::Idle(upload) => (upload, BytesMut::new(), Ok(())),
                 State::Writing(writing) => writing.await.expect("appending to an upload does not panic"),
                 State::Gone => return,
             };
@@ -448,7 +453,7 @@ impl Drop for Writer {
                     return upload.cancel();
                 }
                 // After a batch that failed the next one would stand at the wrong place.
-                let (upload, result) = if result.is_ok() { write(upload, batch) } else { (upload, result) };
+                let (upload, _, result) = if result.is_ok() { write(upload, batch) } else { (upload, batch, result) };
                 upload.suspend()?;
                 result
             });

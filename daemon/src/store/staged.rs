@@ -10,6 +10,7 @@
 
 use std::fs::{self, File};
 use std::ops::Range;
+use std::os::fd::AsRawFd;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
@@ -27,6 +28,8 @@ use crate::failpoint;
 
 /// In front of the digest of a blob whose file is being put in its place.
 pub(super) const INTENT: &str = "intent/";
+/// Bytes after which the disk begins to write.
+const WRITEBACK_STEP: u64 = 8 << 20;
 /// Bytes read at a time when hashes have to be computed again.
 const REREAD: usize = 256 << 10;
 
@@ -42,6 +45,19 @@ impl Staged {
     pub(super) fn create(path: PathBuf, algorithm: Algorithm) -> Result<Self> {
         let file = open_file(&path, true)?;
         Ok(Self { path, file, hashes: Hashes::new(algorithm) })
+    }
+
+    /// Takes up a file with hashes that were running a moment ago; `None` when it is gone, or shorter than they say.
+    pub(super) fn go_on(path: PathBuf, hashes: Hashes) -> Result<Option<Self>> {
+        let file = match open_file(&path, false) {
+            Err(Error::Io { source, .. }) if source.kind() == std::io::ErrorKind::NotFound => return Ok(None),
+            opened => opened?,
+        };
+        let length = file.metadata().map_err(Error::io("look at", &path))?.len();
+        if length > hashes.size() {
+            file.set_len(hashes.size()).map_err(Error::io("shorten", &path))?;
+        }
+        Ok((length >= hashes.size()).then_some(Self { path, file, hashes }))
     }
 
     /// Takes up a file where its saved state stands, or where the disk does if that is less.
@@ -82,8 +98,13 @@ impl Staged {
     }
 
     pub(super) fn append(&mut self, bytes: &[u8]) -> Result<()> {
-        self.file.write_all_at(bytes, self.hashes.size()).map_err(Error::io("append to", &self.path))?;
+        let (start, end) = (self.hashes.size(), self.hashes.size() + bytes.len() as u64);
+        self.file.write_all_at(bytes, start).map_err(Error::io("append to", &self.path))?;
         self.hashes.update(bytes);
+        let behind = end / WRITEBACK_STEP * WRITEBACK_STEP;
+        if behind > start {
+            start_writeback(&self.file, behind - WRITEBACK_STEP..behind);
+        }
         Ok(())
     }
 
@@ -208,6 +229,14 @@ impl Staged {
         fs::rename(&self.path, &target).map_err(Error::io("move into place", &target))?;
         if relaxed { Ok(()) } else { sync_folder(folder) }
     }
+}
+
+/// Lets the disk begin with what was written, so that little is left when the blob has to be durable. A hint: whatever comes of it, the sync is what counts.
+#[allow(unsafe_code, reason = "sync_file_range has no safe wrapper")]
+fn start_writeback(file: &File, part: Range<u64>) {
+    let (Ok(start), Ok(length)) = (i64::try_from(part.start), i64::try_from(part.end - part.start)) else { return };
+    // SAFETY: the file is open for as long as the call takes, and no memory of ours is named.
+    unsafe { libc::sync_file_range(file.as_raw_fd(), start, length, libc::SYNC_FILE_RANGE_WRITE) };
 }
 
 /// Finishes or undoes what the last shutdown left between rename and index.

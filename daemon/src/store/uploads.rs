@@ -5,12 +5,12 @@
 //! received again. What it has changed fails the digest at the end, because the first request after a start reads the staged
 //! file again and believes no state from before.
 //!
-//! `sessions` is the list of sessions in memory: how far each has come, and whether a request holds it. A session that no
+//! `sessions` is the list of sessions in memory: how far each has come, its running hashes, and whether a request holds it. A session that no
 //! request holds has no file open.
 
 use std::collections::HashMap;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use larder_protocol::digest::{Algorithm, Digest};
@@ -21,7 +21,7 @@ use uuid::Uuid;
 
 use super::error::{Error, Result};
 use super::garbage::rely;
-use super::hashing::SavedHashes;
+use super::hashing::{Hashes, SavedHashes};
 use super::index::{Batch, Table, decode};
 use super::journal::{lock, now_ms};
 use super::layout::remove_file;
@@ -57,6 +57,8 @@ pub(super) struct Session {
     busy: AtomicBool,
     /// Nobody has read the staged file since the node started: its saved state may be of bytes that are not there.
     unread: AtomicBool,
+    /// Where the last request left them.
+    hashes: Mutex<Option<Hashes>>,
 }
 
 /// Every session, and how many each client began.
@@ -101,7 +103,8 @@ pub struct Upload {
     session: Arc<Session>,
     /// `None` once the session has ended.
     staged: Option<Staged>,
-    saved: u64,
+    /// The offset that its row tells.
+    saved: Option<u64>,
     space: Hold,
 }
 
@@ -128,6 +131,7 @@ pub(super) fn load(inner: &Inner) -> Result<Sessions> {
             touched_ms: row.touched_ms.into(),
             busy: false.into(),
             unread: true.into(),
+            hashes: Mutex::default(),
         };
         sessions.insert(id, Arc::new(session));
     }
@@ -150,6 +154,7 @@ impl Store {
             touched_ms: now_ms().into(),
             busy: true.into(),
             unread: false.into(),
+            hashes: Mutex::default(),
         };
         let session = Arc::new(session);
         {
@@ -164,7 +169,7 @@ impl Store {
             }
             sessions.insert(id, Arc::clone(&session));
         }
-        let mut upload = Upload { id, store: self.clone(), session, staged: None, saved: 0, space: Hold::new(self, false) };
+        let mut upload = Upload { id, store: self.clone(), session, staged: None, saved: None, space: Hold::new(self, false) };
         let staged = Staged::create(self.inner.folder.upload(id), algorithm);
         match staged.and_then(|staged| {
             upload.staged = Some(staged);
@@ -188,18 +193,24 @@ impl Store {
         if session.busy.swap(true, Ordering::AcqRel) {
             return Err(Error::UploadBusy);
         }
-        let mut upload = Upload { id, store: self.clone(), session, staged: None, saved: 0, space: Hold::new(self, false) };
-        // It may have ended between the two steps.
-        let row: SessionRow = self.inner.index.row(Table::Meta, &row_key(id))?.ok_or(Error::UploadUnknown)?;
-        let (path, saved) = (self.inner.folder.upload(id), row.hashes.as_ref());
-        let staged = if upload.session.unread.load(Ordering::Acquire) {
-            Staged::reread(path, row.algorithm, saved)?
-        } else {
-            Staged::resume(path, row.algorithm, saved)?
+        let mut upload = Upload { id, store: self.clone(), session, staged: None, saved: None, space: Hold::new(self, false) };
+        let (path, kept) = (self.inner.folder.upload(id), lock(&upload.session.hashes).take());
+        let kept = kept.map(|hashes| Staged::go_on(path.clone(), hashes)).transpose()?.flatten();
+        let staged = match kept {
+            Some(staged) => staged,
+            None => {
+                // It may have ended between the two steps.
+                let row: SessionRow = self.inner.index.row(Table::Meta, &row_key(id))?.ok_or(Error::UploadUnknown)?;
+                if upload.session.unread.load(Ordering::Acquire) {
+                    Staged::reread(path, row.algorithm, row.hashes.as_ref())?
+                } else {
+                    Staged::resume(path, row.algorithm, row.hashes.as_ref())?
+                }
+            }
         };
         upload.session.unread.store(false, Ordering::Release);
-        upload.saved = staged.hashes.size();
-        upload.session.offset.store(upload.saved, Ordering::Release);
+        upload.saved = Some(staged.hashes.size());
+        upload.session.offset.store(staged.hashes.size(), Ordering::Release);
         upload.staged = Some(staged);
         Ok(upload)
     }
@@ -306,7 +317,7 @@ impl Upload {
         let size = staged.hashes.size();
         failpoint::pass("store/upload/appended-not-saved").map_err(Error::io("save the state of", &staged.path))?;
         self.session.offset.store(size, Ordering::Release);
-        if size - self.saved >= SAVE_EVERY { self.save() } else { Ok(()) }
+        if size - self.saved.unwrap_or(0) >= SAVE_EVERY { self.save() } else { Ok(()) }
     }
 
     /// Saves where it stands, for a later request; returns the offset. Blocks.
@@ -351,7 +362,11 @@ impl Upload {
 
     fn save(&mut self) -> Result<()> {
         let Some(staged) = &self.staged else { return Ok(()) };
-        let (inner, now) = (&self.store.inner, now_ms());
+        let (inner, now, size) = (&self.store.inner, now_ms(), staged.hashes.size());
+        self.session.touched_ms.store(now, Ordering::Relaxed);
+        if self.saved == Some(size) {
+            return Ok(());
+        }
         let row = SessionRow {
             repository: self.session.repository.clone(),
             algorithm: staged.hashes.algorithm(),
@@ -361,8 +376,7 @@ impl Upload {
         let mut batch = Batch::default();
         inner.index.put_row(&mut batch, Table::Meta, &row_key(self.id), &row);
         inner.index.write(batch)?;
-        self.saved = staged.hashes.size();
-        self.session.touched_ms.store(now, Ordering::Relaxed);
+        self.saved = Some(size);
         Ok(())
     }
 }
@@ -371,7 +385,9 @@ impl Drop for Upload {
     fn drop(&mut self) {
         if let Err(error) = self.save() {
             tracing::info!(upload = %self.id, %error, "the session goes on at an earlier offset");
-            self.session.offset.store(self.saved, Ordering::Release);
+            self.session.offset.store(self.saved.unwrap_or(0), Ordering::Release);
+        } else if let Some(staged) = self.staged.take() {
+            *lock(&self.session.hashes) = Some(staged.hashes);
         }
         self.session.busy.store(false, Ordering::Release);
     }
