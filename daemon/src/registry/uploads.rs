@@ -15,7 +15,7 @@ use larder_protocol::name::RepositoryName;
 use tokio::task::JoinHandle;
 use uuid::Uuid;
 
-use super::body::{BATCH_SIZE, Inflow};
+use super::body::Inflow;
 use super::error::{Error, uploaded};
 use super::range::{Chunk, chunk, number};
 use super::{Body, Front, Pushed, empty, refuse_encoded, set, set_digest, text};
