@@ -132,6 +132,10 @@ async fn f9_without_its_index_a_node_gets_records_from_a_peer_and_layers_from_it
         (registry(&second).tags("team/app").await.len() == images.len()).then_some(())
     })
     .await;
+    // What lies in the index itself goes with it, so the other has to have it.
+    for digest in images.iter().flat_map(|(_, image)| [larder_harness::sha256(&image.config), image.layers[0].digest()]) {
+        assert_eq!(registry(&second).pull_blob("team/app", &digest).await.expect("pull a small blob").digest, digest);
+    }
     // The second node may owe no copy of this one, so that only the first has it.
     first.restart().await;
     first.stop().await;

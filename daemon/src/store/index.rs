@@ -255,7 +255,12 @@ impl Index {
             return self.db.get_pinned_cf(&self.table(table), key).map_err(Error::index("read a row"));
         }
         let read = self.db.get_pinned_cf_opt(&self.table(table), key, &self.memory_only);
-        if read.as_ref().is_err_and(|error| error.kind() == rocksdb::ErrorKind::Incomplete) {
+        // Of a file that is not open RocksDB says that the key may be there, by an empty row.
+        let is_missed = match &read {
+            Ok(row) => row.as_ref().is_some_and(|bytes| bytes.is_empty()),
+            Err(error) => error.kind() == rocksdb::ErrorKind::Incomplete,
+        };
+        if is_missed {
             LOOKING.set(Looking::Missed);
         }
         read.map_err(Error::index("read a row"))
