@@ -10,12 +10,12 @@ use bytes::{Bytes, BytesMut};
 use futures_util::future::BoxFuture;
 use futures_util::stream::{BoxStream, StreamExt};
 
-use crate::config::{ArchiveUrl, ArchiveUrlFault};
+use crate::config::{ArchiveUrl, ArchiveUrlFault, Prices};
 
 use super::Error;
 use super::body::Body;
 use super::directory::Directory;
-use super::ledger::{Ledger, Prices};
+use super::ledger::Ledger;
 use super::s3::S3;
 
 /// An object on its way in.
@@ -59,7 +59,7 @@ pub trait Bucket: Send + Sync + fmt::Debug {
     /// Largest object that one put can write.
     fn object_size_max(&self) -> u64;
     /// What its requests cost.
-    fn prices(&self) -> &'static Prices;
+    fn prices(&self) -> &Prices;
     /// Writes an object under a name that is used only for these bytes: putting it again does no harm.
     ///
     /// # Errors
@@ -82,6 +82,8 @@ pub struct S3Settings {
     pub path_style: bool,
     /// Larger objects go in parts.
     pub multipart_above: u64,
+    /// What it costs.
+    pub prices: Prices,
 }
 
 /// Opens the bucket of an address; sends no request.

@@ -8,13 +8,11 @@
 //! there before (the bucket was emptied or replaced: F38), or when it names another cluster.
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use bytes::Bytes;
 use larder_protocol::pack::{Company, Piece, link_of};
 use larder_protocol::stamp::NodeId;
 use serde::{Deserialize, Serialize};
-use tokio::time::Instant;
 
 use crate::store::{self, ClusterId, Commit, Store};
 
@@ -25,7 +23,7 @@ use super::{Error, Inner, keys, writer};
 /// Bytes of the object: so it can be read by one request without asking for its size.
 const SIZE: u64 = 512;
 /// How often it is looked at.
-const CHECKED_EVERY: Duration = Duration::from_secs(24 * 3600);
+const CHECKED_EVERY_MS: u64 = 24 * 3_600_000;
 
 /// The object.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -47,8 +45,10 @@ impl Inner {
     ///
     /// # Errors
     /// `Replaced`, `OtherCluster`; the bucket's refusal.
-    pub(super) async fn check_bucket(&self, bucket: &Arc<dyn Bucket>, checked: &mut Option<Instant>) -> Result<(), Error> {
-        if checked.is_some_and(|at| at.elapsed() < CHECKED_EVERY) {
+    pub(super) async fn check_bucket(&self, bucket: &Arc<dyn Bucket>, checked: &mut Option<u64>) -> Result<(), Error> {
+        // By the wall clock: a host that slept has not looked.
+        let now = writer::now_ms();
+        if checked.is_some_and(|at| (at..at.saturating_add(CHECKED_EVERY_MS)).contains(&now)) {
             return Ok(());
         }
         let (setting, id) = (seen_setting(bucket.id()), bucket.id().to_owned());
@@ -67,7 +67,7 @@ impl Inner {
             let settings = vec![(setting, Some(founder.into_bytes()))];
             self.store.run(move |store| store.commit(Commit { records: Vec::new(), settings })).await?;
         }
-        *checked = Some(Instant::now());
+        *checked = Some(now);
         Ok(())
     }
 

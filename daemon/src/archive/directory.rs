@@ -22,9 +22,11 @@ use futures_util::future::BoxFuture;
 use futures_util::stream::{self, StreamExt};
 use uuid::Uuid;
 
+use crate::config::{FOLDER, Prices};
+
 use super::Error;
 use super::bucket::{Bucket, Chunks, Listed, Object, Page};
-use super::ledger::{self, Ledger, Prices, Request};
+use super::ledger::{Ledger, Request};
 
 const ID_FILE: &str = "larder-bucket";
 const ID_SIZE_MAX: u64 = 256;
@@ -83,8 +85,8 @@ impl Bucket for Directory {
         i64::MAX as u64
     }
 
-    fn prices(&self) -> &'static Prices {
-        &ledger::FOLDER
+    fn prices(&self) -> &Prices {
+        &FOLDER
     }
 
     fn put_once(&self, object: Object) -> BoxFuture<'_, Result<(), Error>> {

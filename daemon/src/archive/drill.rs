@@ -38,7 +38,7 @@ pub struct Drilled {
     pub requests: Requests,
     /// Bytes that came from the bucket, metadata included.
     pub bytes_in: u64,
-    /// What the requests cost, in dollars; traffic not included.
+    /// What the requests and the reading cost, in dollars.
     pub dollars: f64,
     /// From the first request until pulls would have been served.
     pub metadata_seconds: f64,
@@ -121,7 +121,7 @@ impl Inner {
             }
         }
         let tally = self.ledger.tally();
-        let prices = self.source.lock().expect("never held across a panic").as_ref().map(|bucket| bucket.prices());
+        let source = self.source.lock().expect("never held across a panic").clone();
         Ok(Drilled {
             url: url.to_owned(),
             images: whole,
@@ -130,7 +130,7 @@ impl Inner {
             as_of: restored.as_of,
             requests: tally.requests,
             bytes_in: tally.bytes_in,
-            dollars: prices.map_or(0.0, |prices| tally.dollars(prices)),
+            dollars: source.map_or(0.0, |bucket| tally.requests_price(bucket.prices()) + tally.reading_price(bucket.prices())),
             metadata_seconds,
             seconds: began.elapsed().as_secs_f64(),
             failed,

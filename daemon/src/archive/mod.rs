@@ -53,6 +53,7 @@ mod body;
 mod bucket;
 mod checkpoint;
 mod cluster;
+mod cost;
 mod directory;
 mod drill;
 mod ends;
@@ -67,6 +68,7 @@ mod hurry;
 mod import;
 mod keys;
 mod ledger;
+mod peer;
 mod plan;
 mod queue;
 mod refill;
@@ -83,6 +85,7 @@ mod waking;
 mod walked;
 mod writer;
 
+pub use cost::{Cost, Dollars, Planned};
 pub use drill::{Drilled, IMAGES_MAX as DRILL_IMAGES_MAX};
 pub use error::Error;
 pub use export::{Choice, Export};
@@ -213,36 +216,6 @@ pub struct PackInfo {
     pub created: String,
 }
 
-/// `larder archive cost`
-#[derive(Clone, Debug, Serialize)]
-pub struct Cost {
-    /// Requests by kind, retries included, since this data folder was made.
-    pub requests: Requests,
-    /// Bytes sent to the bucket.
-    pub bytes_out: u64,
-    /// Bytes read from it.
-    pub bytes_in: u64,
-    /// What that costs.
-    pub dollars: Dollars,
-    /// Manifests archived.
-    pub pushes: u64,
-    /// Requests that the same pushes take on a registry that keeps its state in S3.
-    pub distribution_requests: u64,
-}
-
-/// Dollars, at the prices that `source` names.
-#[derive(Clone, Debug, Serialize)]
-pub struct Dollars {
-    /// All requests so far.
-    pub requests: f64,
-    /// A month of the bytes that packs take now.
-    pub storage_month: f64,
-    /// All of `distribution_requests`.
-    pub distribution_requests: f64,
-    /// Where and when these were the prices.
-    pub source: &'static str,
-}
-
 /// What came of a restore.
 #[derive(Clone, Debug, Serialize)]
 pub struct Restored {
@@ -293,6 +266,7 @@ impl Archive {
             region: it.region.clone(),
             path_style: it.path_style,
             multipart_above: it.multipart_above,
+            prices: config.prices.clone(),
         };
         let read = |store: &Store| {
             let is_filling = store.setting(refill::FILLING)?.is_some();
@@ -417,25 +391,6 @@ impl Archive {
         let mut packs = Vec::new();
         self.inner.each_pack(|id, archived| packs.push(PackInfo::new(id, archived))).await?;
         Ok(packs)
-    }
-
-    /// What was asked of the bucket, and what it costs.
-    pub async fn cost(&self) -> Result<Cost, Error> {
-        let inner = &self.inner;
-        let (prices, stored) = match &inner.bucket {
-            Some(bucket) => (bucket.prices(), inner.totals(bucket.id()).await?.bytes),
-            None => (&ledger::FOLDER, 0),
-        };
-        let tally = inner.ledger.tally();
-        let distribution_requests = tally.distribution_requests();
-        let dollars = Dollars {
-            requests: tally.dollars(prices),
-            storage_month: stored as f64 / 1e9 * prices.storage_gb_month,
-            distribution_requests: distribution_requests as f64 * prices.put_per_thousand / 1000.0,
-            source: prices.source,
-        };
-        let ledger::Tally { requests, bytes_out, bytes_in, pushes, .. } = tally;
-        Ok(Cost { requests, bytes_out, bytes_in, dollars, pushes, distribution_requests })
     }
 
     /// Reads a bucket's metadata into this (empty) store; from then on its blobs are fetched on demand, and the rest meanwhile.

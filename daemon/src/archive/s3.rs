@@ -28,8 +28,10 @@ use futures_util::stream::{self, StreamExt};
 use http::Uri;
 use tokio::sync::OnceCell;
 
+use crate::config::Prices;
+
 use super::bucket::{Bucket, Chunks, Listed, Object, Page, S3Settings};
-use super::ledger::{self, Ledger, Prices, Request};
+use super::ledger::{Ledger, Request};
 use super::{Error, body};
 
 mod mend;
@@ -154,8 +156,8 @@ impl Bucket for S3 {
         OBJECT_SIZE_MAX
     }
 
-    fn prices(&self) -> &'static Prices {
-        &ledger::S3_STANDARD
+    fn prices(&self) -> &Prices {
+        &self.settings.prices
     }
 
     fn put_once(&self, object: Object) -> BoxFuture<'_, Result<(), Error>> {
@@ -331,8 +333,13 @@ mod tests {
     }
 
     fn bucket(endpoint: &str) -> (S3, Ledger) {
-        let settings =
-            S3Settings { endpoint: Some(endpoint.to_owned()), region: "us-east-1".to_owned(), path_style: true, multipart_above: 5 << 30 };
+        let settings = S3Settings {
+            endpoint: Some(endpoint.to_owned()),
+            region: "us-east-1".to_owned(),
+            path_style: true,
+            multipart_above: 5 << 30,
+            prices: crate::config::S3_STANDARD,
+        };
         let ledger = Ledger::new(None, Default::default());
         (S3::new("b", "p", &settings, ledger.clone()).expect("a bucket"), ledger)
     }
@@ -444,6 +451,6 @@ mod tests {
         let page = bucket.list("p/", Some("p/0")).await.expect("list");
         assert_eq!(page, Page { objects: vec![Listed { key: "p/a".to_owned(), size: 7 }], more: true });
         assert!(requests.await.expect("the server ended well")[0].0.contains("start-after=p%2f0"));
-        assert_eq!(ledger.tally().requests, ledger::Requests { list: 1, ..Default::default() });
+        assert_eq!(ledger.tally().requests, crate::archive::Requests { list: 1, ..Default::default() });
     }
 }

@@ -11,9 +11,8 @@ use larder_protocol::stamp::NodeId;
 
 use super::bucket::{Chunks, Object, Page};
 use super::directory::Directory;
-use super::ledger::Prices;
 use super::*;
-use crate::config::Durability;
+use crate::config::{Durability, Prices};
 use crate::store::{DataFolder, ManifestPush, Options};
 
 /// What the first pack takes: is the bucket marked, the mark, the pack.
@@ -37,8 +36,8 @@ impl Bucket for Flaky {
     fn object_size_max(&self) -> u64 {
         self.bucket.object_size_max()
     }
-    fn prices(&self) -> &'static Prices {
-        &ledger::S3_STANDARD
+    fn prices(&self) -> &Prices {
+        &crate::config::S3_STANDARD
     }
     fn put_once(&self, object: Object) -> BoxFuture<'_, Result<(), Error>> {
         Box::pin(async move {
@@ -90,7 +89,13 @@ pub(super) async fn node(folder: &std::path::Path, seed: u8) -> Node {
     let ledger = Ledger::new(None, metrics.clone());
     let bucket = Directory::open(folder, ledger.clone()).await.expect("a bucket");
     let flaky = Arc::new(Flaky { bucket, failures: AtomicUsize::new(0), keys: Mutex::default() });
-    let s3 = S3Settings { endpoint: None, region: "us-east-1".to_owned(), path_style: false, multipart_above: 5 << 30 };
+    let s3 = S3Settings {
+        endpoint: None,
+        region: "us-east-1".to_owned(),
+        path_style: false,
+        multipart_above: 5 << 30,
+        prices: crate::config::S3_STANDARD,
+    };
     let settings = Settings {
         url: Some(crate::config::ArchiveUrl::Directory(folder.to_owned())),
         s3,

@@ -65,8 +65,8 @@ pub struct Turn {
     rotten: HashSet<Digest>,
     /// Others' origins whose packs were looked at for how far they are archived.
     took_over: HashSet<Origin>,
-    /// When it was last seen that the bucket is this cluster's.
-    pub(super) checked: Option<Instant>,
+    /// When it was last seen that the bucket is this cluster's, milliseconds since 1970.
+    pub(super) checked: Option<u64>,
 }
 
 /// A pack that is ready to be put, and what is written once it stands.
@@ -78,7 +78,7 @@ pub(super) struct Ready {
     archived: Archived,
     settings: Vec<(String, Option<Vec<u8>>)>,
     manifests: u64,
-    blobs: u64,
+    blob_sizes: Vec<u64>,
 }
 
 /// A plan, and the rows of [`MISSING`] that go with it.
@@ -266,7 +266,9 @@ impl Inner {
         }
         // CRASH: the object stands and nobody knows; see the module. Cursors have not moved, so everything goes into the next pack again.
         failpoint::pass("archive/pack/put-not-recorded").map_err(failed)?;
-        self.ledger.archived(ready.manifests, ready.blobs);
+        // What stood there until now; this pack counts from now on.
+        self.ledger.stored(self.totals(bucket.id()).await?.bytes, now_ms());
+        self.ledger.archived(ready.manifests, ready.blob_sizes.clone());
         let mut settings = ready.settings.clone();
         settings.push((ledger::SETTING.to_owned(), Some(self.ledger.to_bytes())));
         let records = vec![(Key::Archived(ready.id), Some(Value::Archived(ready.archived.clone())))];
@@ -478,7 +480,8 @@ impl Inner {
                 let chunks = if link.size > CHUNK_SIZE { store.chunk_values(&digest)? } else { None };
                 blobs.push(BlobPart { digest, link, chunks });
             }
-            let (manifests, blob_count, created_ms) = (plan.manifests.len() as u64, blobs.len() as u64, now_ms());
+            let (manifests, created_ms) = (plan.manifests.len() as u64, now_ms());
+            let blob_sizes = blobs.iter().map(|part| part.link.size).collect();
             let draft = Draft {
                 cluster: store.cluster(),
                 pack: id,
@@ -505,7 +508,7 @@ impl Inner {
                 archived,
                 settings,
                 manifests,
-                blobs: blob_count,
+                blob_sizes,
             })
         });
         Ok(ready.await?)

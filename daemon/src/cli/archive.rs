@@ -1,6 +1,5 @@
 //! `larder archive`: the bucket, how it stands, what is in it, what it costs.
 
-use std::collections::BTreeMap;
 use std::io::Write;
 
 use clap::{Args, Subcommand};
@@ -8,6 +7,7 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 
 use super::client::Client;
+use super::cost::Cost;
 use super::table::{self, Align, Table, facts};
 use super::verify::{Verified, Verify};
 use super::{Format, show};
@@ -78,21 +78,6 @@ struct Pack {
     blobs: u64,
     #[serde(default)]
     created: Value,
-}
-
-#[derive(Deserialize)]
-struct Cost {
-    requests: BTreeMap<String, u64>,
-    #[serde(default)]
-    bytes_out: u64,
-    #[serde(default)]
-    bytes_in: u64,
-    #[serde(default)]
-    dollars: BTreeMap<String, Value>,
-    #[serde(default)]
-    pushes: u64,
-    #[serde(default)]
-    distribution_requests: u64,
 }
 
 impl Archive {
@@ -170,34 +155,6 @@ fn list(packs: &[Pack], now: jiff::Timestamp) -> String {
     table.or("no packs yet; `larder archive flush` writes one now")
 }
 
-impl Cost {
-    fn shown(&self) -> String {
-        // The order in which a bucket's price list has them.
-        let mut table = Table::new(&[("REQUESTS", Align::Left), ("COUNT", Align::Right)]);
-        for kind in ["put", "list", "get", "head", "delete"] {
-            if let Some(count) = self.requests.get(kind) {
-                table.line([kind.to_owned(), count.to_string()]);
-            }
-        }
-        let rest = self.requests.iter().filter(|(kind, _)| !["put", "list", "get", "head", "delete"].contains(&kind.as_str()));
-        for (kind, count) in rest {
-            table.line([kind.clone(), count.to_string()]);
-        }
-        let mut text = table.to_string();
-        text.push_str(&facts(&[
-            ("sent", table::size(self.bytes_out)),
-            ("received", table::size(self.bytes_in)),
-            ("manifests pushed", self.pushes.to_string()),
-            ("requests that Distribution would have made for them", self.distribution_requests.to_string()),
-        ]));
-        for (what, dollars) in &self.dollars {
-            let dollars = dollars.as_f64().map(|dollars| format!("${dollars:.6}")).unwrap_or_else(|| dollars.to_string());
-            text.push_str(&facts(&[(&what.replace('_', " "), dollars)]));
-        }
-        text
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -225,15 +182,5 @@ mod tests {
             serde_json::from_str(r#"{"packs":[{"key":"k","size":1024,"records":2,"blobs":1}]}"#).expect("the API's form");
         assert_eq!(flushed.shown(), "wrote k: 1.0 KiB with 2 records and 1 blobs\n");
         assert_eq!(Flushed { packs: Vec::new() }.shown(), "nothing waited\n");
-    }
-
-    #[test]
-    fn the_ledger_is_a_table() {
-        let answer = r#"{"requests":{"put":1,"get":0,"list":0,"head":0,"delete":0},"bytes_out":1024,"bytes_in":0,
-            "dollars":{"requests":0.000005},"pushes":100,"distribution_requests":22800}"#;
-        let cost: Cost = serde_json::from_str(answer).expect("the API's form");
-        let text = cost.shown();
-        assert!(text.starts_with("REQUESTS  COUNT\nput           1\nlist          0\n"), "{text}");
-        assert!(text.contains("requests: $0.000005\n") && text.contains(" 22800\n"), "{text}");
     }
 }

@@ -24,6 +24,7 @@ mod audit;
 mod check_config;
 mod client;
 mod completions;
+mod cost;
 mod gc;
 mod man;
 mod nearest;

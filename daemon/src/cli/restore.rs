@@ -247,7 +247,7 @@ impl Drilled {
             ("the state is of", self.as_of.clone()),
             ("requests", requests.join(", ")),
             ("read", table::size(self.bytes_in)),
-            ("cost", format!("${:.6}, traffic not included", self.dollars)),
+            ("cost", format!("${:.6}, the transfer out of the vendor's network included", self.dollars)),
             ("pulls served after", format!("{:.1} s", self.metadata_seconds)),
             ("all there after", format!("{:.1} s", self.seconds)),
         ]);

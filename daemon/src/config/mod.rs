@@ -31,6 +31,7 @@ use crate::glob::Pattern;
 mod auth;
 mod error;
 mod layers;
+mod prices;
 mod records;
 mod retention;
 mod settings;
@@ -42,6 +43,7 @@ mod value;
 
 pub use auth::{AuditLevel, Auth, KeySource, Oidc, TokenServer, is_trusted_url};
 pub use error::{Error, Fault, Place};
+pub use prices::{FOLDER, Prices, S3_STANDARD};
 pub use records::Records;
 pub use retention::Retention;
 pub use tls::{Acme, AcmeChallenge, ClientCertificates, Tls};
@@ -105,6 +107,8 @@ pub struct Config {
     pub records: Records,
     /// The bucket.
     pub archive: Archive,
+    /// See [`Prices`].
+    pub prices: Prices,
     /// Logs.
     pub log: Log,
 }
@@ -373,6 +377,7 @@ impl Default for Config {
                 checkpoint_age: Duration::from_secs(7 * 86_400),
                 verify_period: Duration::from_secs(86_400),
             },
+            prices: S3_STANDARD,
             log: Log { level: "info".to_owned(), format: LogFormat::Text },
         }
     }

@@ -6,7 +6,7 @@
 use std::path::PathBuf;
 
 use super::value::{Value, is_host_port, is_name};
-use super::{Ack, AcmeChallenge, AuditLevel, ClientCertificates, Config, Durability, Fault, LogFormat, MIB, auth, tls};
+use super::{Ack, AcmeChallenge, AuditLevel, ClientCertificates, Config, Durability, Fault, LogFormat, MIB, auth, prices, tls};
 use crate::glob::Pattern;
 
 /// The configuration while it is put together.
@@ -145,6 +145,12 @@ pub(super) const SETTINGS: &[Setting] = settings! {
     "archive.checkpoint_packs" => |draft, value| draft.config.archive.checkpoint_packs = value.number(1, 1_000_000)? as u64;
     "archive.checkpoint_age" => |draft, value| draft.config.archive.checkpoint_age = value.duration("1m", "365d")?;
     "archive.verify_period" => |draft, value| draft.config.archive.verify_period = value.duration("0s", "365d")?;
+    "prices.put_thousand" => |draft, value| draft.config.prices.put_thousand = prices::price(value)?;
+    "prices.get_thousand" => |draft, value| draft.config.prices.get_thousand = prices::price(value)?;
+    "prices.storage_gb_month" => |draft, value| draft.config.prices.storage_gb_month = prices::price(value)?;
+    "prices.retrieval_gb" => |draft, value| draft.config.prices.retrieval_gb = prices::price(value)?;
+    "prices.transfer_gb" => |draft, value| draft.config.prices.transfer_gb = prices::price(value)?;
+    "prices.source" => |draft, value| draft.config.prices.source = prices::source(value)?;
     "log.level" => |draft, value| draft.config.log.level = level(value)?;
     "log.format" => |draft, value| draft.config.log.format = value.choice(&["text", "json"], &[LogFormat::Text, LogFormat::Json])?;
 };
