@@ -98,11 +98,11 @@ impl Actions {
 /// Why a value is out of bounds: what there is too much of, and how much there may be.
 pub(crate) type Excess = (&'static str, usize, usize);
 
-fn bounded(what: &'static str, actual: usize, max: usize) -> Result<(), Excess> {
+pub(crate) fn bounded(what: &'static str, actual: usize, max: usize) -> Result<(), Excess> {
     if actual > max { Err((what, actual, max)) } else { Ok(()) }
 }
 
-fn extra(extra: &[(String, String)]) -> Result<(), Excess> {
+pub(crate) fn extra(extra: &[(String, String)]) -> Result<(), Excess> {
     bounded("additions", extra.len(), ENTRIES_MAX)?;
     extra.iter().try_for_each(|(name, text)| {
         bounded("bytes in a name", name.len(), TEXT_LENGTH_MAX)?;

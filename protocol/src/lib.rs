@@ -36,6 +36,7 @@ pub mod chunks;
 pub mod codec;
 pub mod digest;
 pub mod frame;
+pub mod keys;
 pub mod merge;
 pub mod message;
 pub mod name;

@@ -20,6 +20,7 @@
 //!    9  Robot       name                                 hash of the token, expiry, grants
 //!   10  Rule        subject, NUL, pattern of names       what the subject may do there, as bits
 //!   11  Site        node id (32)                         patterns of the repositories that the node may have
+//!   12  Keys        node id (32)                         the node's keys after its first
 //! ```
 //!
 //! (Numbers in keys are big-endian, so that keys sort as they mean. Kind 1 is kept for repository settings.)
@@ -31,6 +32,7 @@ use serde::{Deserialize, Serialize};
 use crate::access::{self, Robot, Rule, Site, User};
 use crate::codec::{self, InvalidBytes};
 use crate::digest::{Digest, TreeHash};
+use crate::keys::Keys;
 use crate::name::{RepositoryName, Tag};
 use crate::raw;
 use crate::stamp::{NodeId, Stamp};
@@ -51,6 +53,7 @@ pub(crate) mod kind {
     pub const ROBOT: u16 = 9;
     pub const RULE: u16 = 10;
     pub const SITE: u16 = 11;
+    pub const KEYS: u16 = 12;
 }
 
 /// Names a pack in a bucket: who wrote it, in which life, as which of its packs.
@@ -85,6 +88,8 @@ pub enum Key {
     Rule(String, String),
     /// What a node may have; without such a record, everything.
     Site(NodeId),
+    /// Which keys a node has; without such a record, the one that is its id.
+    Keys(NodeId),
     /// A kind of a later program.
     Unknown {
         /// Its number.
@@ -117,6 +122,8 @@ pub enum Value {
     Rule(Rule),
     /// See [`Site`].
     Site(Site),
+    /// See [`Keys`].
+    Keys(Keys),
     /// The bytes of a later program's value.
     Unknown(Vec<u8>),
 }
@@ -319,6 +326,7 @@ impl Key {
             Key::Robot(_) => kind::ROBOT,
             Key::Rule(..) => kind::RULE,
             Key::Site(_) => kind::SITE,
+            Key::Keys(_) => kind::KEYS,
             Key::Unknown { kind, .. } => *kind,
         }
     }
@@ -329,7 +337,7 @@ impl Key {
             Key::Manifest(repository, digest) | Key::Link(repository, digest) => within(repository, &digest.to_key()),
             Key::Tag(repository, tag) => within(repository, tag.as_str().as_bytes()),
             Key::Archived(pack) => pack.to_bytes(),
-            Key::Member(node) | Key::Role(node) | Key::Site(node) => node.0.to_vec(),
+            Key::Member(node) | Key::Role(node) | Key::Site(node) | Key::Keys(node) => node.0.to_vec(),
             Key::User(name) | Key::Robot(name) => name.as_bytes().to_vec(),
             Key::Rule(subject, repositories) => [subject.as_bytes(), &[0], repositories.as_bytes()].concat(),
             Key::Unknown { key, .. } => key.clone(),
@@ -353,6 +361,7 @@ impl Key {
             kind::USER => access::text(bytes).map(Key::User),
             kind::ROBOT => access::text(bytes).map(Key::Robot),
             kind::SITE => bytes.try_into().ok().map(|id| Key::Site(NodeId(id))),
+            kind::KEYS => bytes.try_into().ok().map(|id| Key::Keys(NodeId(id))),
             kind::RULE => access::two_texts(bytes).map(|(subject, repositories)| Key::Rule(subject, repositories)),
             _ => Some(Key::Unknown { kind, key: bytes.to_vec() }),
         };
@@ -395,6 +404,7 @@ impl Value {
             Value::Robot(value) => codec::encode(value),
             Value::Rule(value) => codec::encode(value),
             Value::Site(value) => codec::encode(value),
+            Value::Keys(value) => codec::encode(value),
             Value::Unknown(bytes) => bytes.clone(),
         }
     }
@@ -415,6 +425,7 @@ impl Value {
             kind::ROBOT => codec::decode(bytes).map(Value::Robot),
             kind::RULE => codec::decode(bytes).map(Value::Rule),
             kind::SITE => codec::decode(bytes).map(Value::Site),
+            kind::KEYS => codec::decode(bytes).map(Value::Keys),
             _ => Ok(Value::Unknown(bytes.to_vec())),
         };
         let value = value.map_err(|source| InvalidRecord::Value { kind: kind_name(kind), source })?;
@@ -423,6 +434,7 @@ impl Value {
             Value::Robot(robot) => robot.check(),
             Value::Rule(rule) => rule.check(),
             Value::Site(site) => site.check(),
+            Value::Keys(keys) => keys.check(),
             _ => Ok(()),
         };
         checked.map_err(|(what, actual, max)| InvalidRecord::TooMany { kind: kind_name(kind), what, actual, max })?;
@@ -488,6 +500,7 @@ fn kind_name(kind: u16) -> &'static str {
         kind::ROBOT => "robot",
         kind::RULE => "rule",
         kind::SITE => "site",
+        kind::KEYS => "keys",
         _ => "unknown",
     }
 }

@@ -6,9 +6,10 @@ use larder_harness::{Image, Node, wait_until};
 
 use super::{node, registry};
 
-const SOON: Duration = Duration::from_secs(20);
+pub const SOON: Duration = Duration::from_secs(20);
 
-async fn three(token_life: &str) -> Vec<Node> {
+/// Three nodes that know each other.
+pub async fn three(token_life: &str) -> Vec<Node> {
     let mut nodes: Vec<Node> = Vec::new();
     for number in 1..=3 {
         let joining = node(&format!("node-{number}")).env("LARDER_AUTH__TOKEN_LIFE", token_life).start().await;

@@ -1,6 +1,7 @@
 //! Who may do what, against the real program: rights at every endpoint, tokens, what is told to whom, and that it holds on every node.
 
 mod cluster;
+mod keys;
 mod oidc;
 mod rights;
 mod secrets;

@@ -84,7 +84,7 @@ async fn trusting() -> (Node, Issuer) {
     let issuer = Issuer::start(node.scratch()).await;
     let file = node.scratch().join("larder.toml");
     let secret = node.scratch().join("secret");
-    std::fs::write(&secret, "what the issuer knows\n").expect("write");
+    larder_harness::certificates::write(node.scratch(), "secret", "what the issuer knows\n");
     let text = format!(
         "[[oidc]]\nname = 'ci'\nissuer = '{}'\naudience = 'registry.example.org'\nclient_id = 'larder'\nclient_secret_file = '{}'\n",
         issuer.url,

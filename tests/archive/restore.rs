@@ -135,3 +135,28 @@ async fn a_folder_restores_like_a_bucket() {
     second.cli(&["restore", &url]).await.expect("restore");
     registry(&second).pull_image("team/app", "v1", &image).await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn s38_what_was_archived_before_and_after_a_change_of_keys_comes_back() {
+    let s3 = CountingS3::start().await;
+    let mut node = node("node").s3(&s3, "fleet").start().await;
+    let images: Vec<_> = (0..3).map(|seed| Image::from_seed(90 + seed, &[100_000])).collect();
+    let push = async |node: &larder_harness::Node, number: usize| {
+        registry(node).push_image("team/app", &format!("v{number}"), &images[number]).await;
+    };
+    push(&node, 0).await;
+    assert_eq!(flush(&node).await, 1);
+    // What waits goes with the old key, which names the new one.
+    push(&node, 1).await;
+    let said = node.cli(&["peers", "rotate-key"]).await.expect("changed");
+    assert!(said.starts_with("this node's key is "), "{said}");
+    push(&node, 2).await;
+    flush(&node).await;
+    node.cli(&["peers", "rotate-key", "--revoke"]).await.expect("changed again");
+    node.lose_disk();
+    let fresh = super::node("fresh").s3(&s3, "fleet").start().await;
+    fresh.cli(&["restore", &s3.url("fleet")]).await.expect("all its keys are believed");
+    for (number, image) in images.iter().enumerate() {
+        registry(&fresh).pull_image("team/app", &format!("v{number}"), image).await;
+    }
+}

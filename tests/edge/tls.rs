@@ -63,13 +63,18 @@ async fn s19_a_client_is_sent_for_a_token_to_the_name_that_the_certificate_prove
         assert_eq!((status, challenge), (401, "Bearer realm=\"https://localhost/token\",service=\"larder\""), "{protocol}");
     }
     // A name that it is not for is no place to send a password to.
-    let mut stream = connect(&node.address(), &authority, "http/1.1", None).await.expect("a handshake");
-    let asked = b"GET /v2/ HTTP/1.1\r\nhost: evil.example.org\r\nconnection: close\r\n\r\n";
-    tokio::io::AsyncWriteExt::write_all(&mut stream, asked).await.expect("send");
-    let mut answer = Vec::new();
-    let _ = tokio::io::AsyncReadExt::read_to_end(&mut stream, &mut answer).await;
-    let answer = String::from_utf8_lossy(&answer);
+    let answer = raw(&node, &authority, "GET /v2/ HTTP/1.1\r\nhost: evil.example.org\r\nconnection: close\r\n\r\n").await;
     assert!(answer.contains("www-authenticate: Basic ") && !answer.contains("evil"), "{answer}");
+}
+
+/// Sends these bytes over a connection of their own; all that comes.
+async fn raw(node: &Node, authority: &Authority, request: &str) -> String {
+    let mut stream = connect(&node.address(), authority, "http/1.1", None).await.expect("a handshake");
+    tokio::io::AsyncWriteExt::write_all(&mut stream, request.as_bytes()).await.expect("send");
+    let mut answer = Vec::new();
+    // It may end without a goodbye.
+    let _ = tokio::io::AsyncReadExt::read_to_end(&mut stream, &mut answer).await;
+    String::from_utf8_lossy(&answer).into_owned()
 }
 
 #[tokio::test]

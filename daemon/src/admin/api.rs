@@ -17,7 +17,7 @@ use serde_json::{Value, json};
 use super::Office;
 use crate::archive::{DRILL_IMAGES_MAX, RestoreOptions, Subset};
 use crate::glob::Glob;
-use crate::peers::RoleChange;
+use crate::peers::{KeyChange, RoleChange};
 use crate::registry::Body;
 use crate::registry::query::{Plus, Query, decode};
 use crate::store::{Store, TagInfo, TagVersion};
@@ -122,6 +122,10 @@ impl Office {
             (&Method::POST, "join") => self.join(read(request).await?).await,
             (&Method::GET, "peers") => answer(self.operations.peers()),
             (&Method::POST, "peers/role") => self.change_role(read(request).await?).await,
+            (&Method::POST, "peers/rotate-key") => {
+                let asked: AskKey = read(request).await?;
+                answer(self.operations.change_key(KeyChange { now: asked.now, revoke: asked.revoke }).await?)
+            }
             (&Method::POST, "peers/site") => self.set_site(read(request).await?).await,
             (&Method::GET, "repositories") => self.repositories(&query).await,
             (&Method::GET, "tags") => self.tags(&query).await,
@@ -375,6 +379,15 @@ enum Role {
 struct AskSite {
     node: String,
     repositories: Option<Vec<String>>,
+}
+
+/// `POST peers/rotate-key`
+#[derive(serde::Deserialize)]
+struct AskKey {
+    #[serde(default)]
+    now: bool,
+    #[serde(default)]
+    revoke: bool,
 }
 
 /// `POST join`

@@ -25,7 +25,7 @@ use futures_util::future::BoxFuture;
 
 use crate::archive;
 use crate::auth::Auth;
-use crate::peers::{Joined, PeerStatus, RoleChange};
+use crate::peers::{Joined, KeyChange, KeyChanged, PeerStatus, RoleChange};
 use crate::telemetry::Risk;
 use crate::upkeep;
 
@@ -54,6 +54,8 @@ pub trait Operations: Send + Sync + 'static {
     fn peers(&self) -> Vec<PeerStatus>;
     /// Expels a node; the text is an id or a prefix of one.
     fn remove_peer<'a>(&'a self, node: &'a str) -> BoxFuture<'a, anyhow::Result<()>>;
+    /// Changes this node's own key.
+    fn change_key(&self, how: KeyChange) -> BoxFuture<'_, anyhow::Result<KeyChanged>>;
     /// How the archive stands: what waits, what is in the bucket.
     fn archive_status(&self) -> BoxFuture<'_, anyhow::Result<archive::Status>>;
     /// Seals what waits; the packs that came of it.

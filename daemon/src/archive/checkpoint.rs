@@ -18,6 +18,7 @@ use larder_protocol::checkpoint::{Directory, FOOTER_SIZE, Footer, InvalidCheckpo
 use larder_protocol::digest::Digest;
 use larder_protocol::record::{Key, Numbered, Value};
 use larder_protocol::stamp::NodeId;
+use larder_protocol::vector::Origin;
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
@@ -118,8 +119,8 @@ impl Inner {
     pub(super) async fn write_checkpoint(self: &Arc<Self>, bucket: &Arc<dyn Bucket>, last: Last) -> Result<String, Error> {
         // ORDER: later than all before, so that the newest is the last in order of keys even when a clock went back.
         let created_ms = writer::now_ms().max(last.created_ms + 1);
-        let (id, prefix, sign, folder) =
-            (bucket.id().to_owned(), bucket.prefix().to_owned(), self.sign.clone(), self.settings.scratch.clone());
+        let (signing_key, sign) = (self.signer)();
+        let (id, prefix, folder) = (bucket.id().to_owned(), bucket.prefix().to_owned(), self.settings.scratch.clone());
         let (file, written) = self
             .store
             .run(move |store| {
@@ -142,12 +143,14 @@ impl Inner {
                 let seen = held.known(&seen);
                 let company = cluster::company(store, &id)?;
                 let scope = Scope { bucket: id, prefix, seen, horizon: store.horizon(), packs, company };
-                let written = out.finish(&scope, store.cluster(), (store.origin(), created_ms), |bytes| sign(bytes)).map_err(failed)?;
+                let written = out
+                    .finish(&scope, store.cluster(), (Origin { node: signing_key, ..store.origin() }, created_ms), |bytes| sign(bytes))
+                    .map_err(failed)?;
                 (&file).flush().map_err(failed)?;
                 Ok::<_, Error>((file, written))
             })
             .await?;
-        let key = keys::checkpoint(bucket.prefix(), created_ms, &self.store.origin().node);
+        let key = keys::checkpoint(bucket.prefix(), created_ms, &signing_key);
         let failed = |source: std::io::Error| Error::Bucket {
             doing: "put",
             key: key.clone(),

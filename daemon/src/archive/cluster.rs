@@ -129,15 +129,37 @@ impl Inner {
 pub(super) fn company(store: &Store, bucket: &str) -> Result<Company, store::Error> {
     let founder = store.setting(&seen_setting(bucket))?;
     let mut company = Company { founder: founder.and_then(|bytes| NodeId::parse(std::str::from_utf8(&bytes).ok()?)), ..Company::default() };
+    let (own, keys) = (store.origin().node, store.keys()?);
+    let now = writer::now_ms();
+    // Writers are keys: those that count as a member's, and for some time those that it had before.
+    let mut add = |node: NodeId| match keys.get(&node) {
+        None => company.members.push(node),
+        Some(None) => {}
+        Some(Some(counting)) => {
+            company.members.extend([Some(counting.used), counting.announced].into_iter().flatten());
+            for (key, until_ms) in &counting.before {
+                if *until_ms > now { company.members.push(*key) } else { company.expelled.push(*key) }
+            }
+        }
+    };
     // Before its own member record is there.
-    company.members.push(store.origin().node);
+    add(own);
+    let mut expelled = Vec::new();
     for (node, member) in store.members()? {
         match member {
-            Some(_) if node == store.origin().node => {}
-            Some(_) => company.members.push(node),
-            None => company.expelled.push(node),
+            Some(_) if node == own => {}
+            Some(_) => add(node),
+            None => {
+                expelled.push(node);
+                let known = keys.get(&node).iter().filter_map(|counting| counting.as_ref()).collect::<Vec<_>>();
+                expelled.extend(known.iter().flat_map(|counting| {
+                    let later = [Some(counting.used), counting.announced].into_iter().flatten();
+                    later.chain(counting.before.iter().map(|(key, _)| *key)).filter(|key| *key != node).collect::<Vec<_>>()
+                }));
+            }
         }
     }
+    company.expelled.extend(expelled);
     Ok(company)
 }
 

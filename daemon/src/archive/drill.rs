@@ -74,7 +74,7 @@ impl Inner {
         let opened = tokio::task::spawn_blocking(move || Store::open(DataFolder::open(&folder)?, options));
         let store = opened.await.expect("opening a store does not panic")?;
         let ledger = Ledger::new(None, Arc::default());
-        let other = Arc::new(Inner::new(self.settings.clone(), store.clone(), self.sign.clone(), Arc::default(), ledger, None, None));
+        let other = Arc::new(Inner::new(self.settings.clone(), store.clone(), self.signer.clone(), Arc::default(), ledger, None, None));
         let options = RestoreOptions { metadata_only: true, allow_gaps: true, leave_strangers: true, ..RestoreOptions::default() };
         let drilled = other.drill_here(&url, images, &options, began).await;
         store.run(Store::close).await;

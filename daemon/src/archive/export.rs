@@ -13,6 +13,8 @@ use larder_protocol::pack::{
     BlobPart, Company, Draft, ManifestPart, PACK_CONTENTS_MAX, RECORDS_MAX, TAIL_SIZE_MAX, docker_json, record_line,
 };
 use larder_protocol::record::{Key, Link, Numbered, PackId};
+use larder_protocol::stamp::NodeId;
+use larder_protocol::vector::Origin;
 
 use crate::glob::Pattern;
 use crate::store::{ManifestView, ReferrersQuery, Store};
@@ -102,10 +104,10 @@ impl Archive {
                 return Err(Error::Image { image: image.unwrap_or_else(|| digest.to_string()), why });
             }
         }
-        let sign = inner.sign.clone();
+        let (key, sign) = (inner.signer)();
         let export = inner.store.run(move |store| {
             let images = gathered.images;
-            let draft = gathered.draft(store)?;
+            let draft = gathered.draft(store, key)?;
             let architecture = match std::env::consts::ARCH {
                 "x86_64" => "amd64",
                 "aarch64" => "arm64",
@@ -243,7 +245,7 @@ impl Gathered {
         if count > max { Err(Error::TooMuch { what: "records", count, max }) } else { Ok(()) }
     }
 
-    fn draft(self, store: &Store) -> Result<Draft, Error> {
+    fn draft(self, store: &Store, key: NodeId) -> Result<Draft, Error> {
         let mut records = Vec::new();
         let links = self.links.into_keys().map(|(repository, digest)| Key::Link(repository, digest));
         let manifests = self.placed.into_iter().map(|(repository, digest)| Key::Manifest(repository, digest));
@@ -263,7 +265,7 @@ impl Gathered {
         }
         Ok(Draft {
             cluster: store.cluster(),
-            pack: PackId { origin: store.origin(), sequence: 0 },
+            pack: PackId { origin: Origin { node: key, ..store.origin() }, sequence: 0 },
             created_ms: writer::now_ms(),
             blobs,
             manifests: self.manifests,

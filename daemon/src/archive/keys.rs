@@ -5,11 +5,13 @@
 //!   v1/
 //!     cluster                           whose packs these are
 //!     checkpoints/
-//!       0001764105600000-<writer>       milliseconds, 16 digits; 52 letters of the node id
+//!       0001764105600000-<writer>       milliseconds, 16 digits; 52 letters of the writer
 //!     packs/
-//!       <writer>-<incarnation>/         52 letters of the node id; milliseconds, decimal
+//!       <writer>-<incarnation>/         52 letters of the writer; milliseconds, decimal
 //!         000000000001.tar              the pack's sequence, 12 digits
 //! ```
+//!
+//! The writer is the key by which it signs: the id of a node that has its first key still, another one for a node that has changed it.
 //!
 //! A name is used once: the sequence is saved before the object is put. So nothing here is ever overwritten, and correctness
 //! needs no conditional writes. Keys come back from listings and from other nodes' records: they are parsed, not trusted.

@@ -39,6 +39,7 @@ use jiff::Timestamp;
 use larder_protocol::digest::Digest;
 use larder_protocol::name::RepositoryName;
 use larder_protocol::record::{Archived, Link, PackId};
+use larder_protocol::stamp::NodeId;
 use serde::{Deserialize, Serialize};
 
 use crate::config::{ArchiveUrl, Config};
@@ -106,6 +107,9 @@ const PACKS_LISTED_MAX: usize = 100_000;
 
 /// Signs a pack's footer with the node's key.
 pub type Sign = Arc<dyn Fn(&[u8]) -> [u8; 64] + Send + Sync>;
+/// The key that this node signs by at this moment, and how. What is written to a bucket has the key for its writer: whoever reads it has nothing else to
+/// check the signature by.
+pub type Signer = Arc<dyn Fn() -> (NodeId, Sign) + Send + Sync>;
 /// Brings a blob onto this disk, from wherever it is; given by `node`, so that a pack can hold what another node took. `false`: nobody has it.
 pub type Ensure = Arc<dyn Fn(Digest, Link) -> BoxFuture<'static, bool> + Send + Sync>;
 
@@ -125,7 +129,7 @@ impl fmt::Debug for Archive {
 struct Inner {
     settings: Settings,
     store: Store,
-    sign: Sign,
+    signer: Signer,
     metrics: Arc<Metrics>,
     ledger: Ledger,
     bucket: Option<Arc<dyn Bucket>>,
@@ -259,7 +263,7 @@ impl Archive {
     ///
     /// # Errors
     /// `Io` when the folder of a `file://` bucket can't be made or read; `Endpoint` when packs would travel unprotected; `Store`.
-    pub async fn open(config: &Config, store: Store, sign: Sign, metrics: Arc<Metrics>) -> Result<Self, Error> {
+    pub async fn open(config: &Config, store: Store, signer: Signer, metrics: Arc<Metrics>) -> Result<Self, Error> {
         let it = &config.archive;
         let s3 = S3Settings {
             endpoint: it.endpoint.clone(),
@@ -299,7 +303,7 @@ impl Archive {
             recounted_every: (config.peers.takeover / 4).clamp(Duration::from_millis(500), Duration::from_secs(60)),
             scratch: config.data_dir.join("uploads"),
         };
-        let inner = Inner::new(settings, store, sign, metrics, ledger, bucket, source);
+        let inner = Inner::new(settings, store, signer, metrics, ledger, bucket, source);
         if is_filling {
             // ORDER: before anybody who keeps copies has a look.
             inner.filling.lock().expect("never held across a panic").state = "running".to_owned();
@@ -470,7 +474,7 @@ impl Inner {
     fn new(
         settings: Settings,
         store: Store,
-        sign: Sign,
+        signer: Signer,
         metrics: Arc<Metrics>,
         ledger: Ledger,
         bucket: Option<Arc<dyn Bucket>>,
@@ -479,7 +483,7 @@ impl Inner {
         Self {
             settings,
             store,
-            sign,
+            signer,
             metrics,
             ledger,
             bucket,

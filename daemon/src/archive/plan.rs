@@ -108,7 +108,7 @@ pub fn is_reason(record: &Record) -> bool {
         Key::Archived(_) | Key::Role(_) | Key::Site(_) => false,
         Key::Member(node) => record.stamp.node != node,
         Key::Link(..) => record.value.is_none(),
-        Key::Manifest(..) | Key::Tag(..) | Key::User(_) | Key::Robot(_) | Key::Rule(..) | Key::Unknown { .. } => true,
+        Key::Manifest(..) | Key::Tag(..) | Key::User(_) | Key::Robot(_) | Key::Rule(..) | Key::Keys(_) | Key::Unknown { .. } => true,
     }
 }
 

@@ -126,7 +126,7 @@ impl Inner {
             Err(error) => return Err(error),
         };
         let founder = mark.as_ref().and_then(|mark| mark.founder);
-        let trust = Trust::new(founder, options.trust.iter().copied().chain([self.store.origin().node]));
+        let trust = Trust::new(founder, options.trust.iter().copied().chain([self.store.origin().node, (self.signer)().0]));
         let mut work = Work {
             inner: self,
             bucket: bucket.clone(),
@@ -395,6 +395,13 @@ pub(super) fn is_wanted(options: &RestoreOptions, key: &Key) -> bool {
             options.repositories.iter().any(|glob| glob.matches(repository.as_str()))
         }
         Key::Archived(_) => true,
-        Key::Member(_) | Key::Role(_) | Key::User(_) | Key::Robot(_) | Key::Rule(..) | Key::Site(_) | Key::Unknown { .. } => false,
+        Key::Member(_)
+        | Key::Role(_)
+        | Key::User(_)
+        | Key::Robot(_)
+        | Key::Rule(..)
+        | Key::Site(_)
+        | Key::Keys(_)
+        | Key::Unknown { .. } => false,
     }
 }

@@ -106,8 +106,8 @@ pub(super) async fn node(folder: &std::path::Path, seed: u8) -> Node {
         recounted_every: Duration::from_secs(60),
         scratch: data.path().to_owned(),
     };
-    let sign: Sign = Arc::new(move |bytes| key.sign(bytes).as_ref().try_into().expect("64 bytes"));
-    let inner = Inner::new(settings, store.clone(), sign, metrics, ledger, Some(flaky.clone()), None);
+    let (sign, node): (Sign, _) = (Arc::new(move |bytes| key.sign(bytes).as_ref().try_into().expect("64 bytes")), store.origin().node);
+    let inner = Inner::new(settings, store.clone(), Arc::new(move || (node, sign.clone())), metrics, ledger, Some(flaky.clone()), None);
     Node { _data: data, archive: Archive { inner: Arc::new(inner) }, store, flaky }
 }
 

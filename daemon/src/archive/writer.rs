@@ -350,11 +350,11 @@ impl Inner {
             return Ok(());
         }
         // A member's word counts, and that of the one who is gone about itself (S38).
-        let members = self.store.run(|store| store.members()).await?;
-        let members: HashSet<_> = members.into_iter().filter(|(_, member)| member.is_some()).map(|(node, _)| node).collect();
+        let id = bucket.id().to_owned();
+        let members: HashSet<_> = self.store.run(move |store| cluster::company(store, &id)).await?.members.into_iter().collect();
         let mut newest = std::collections::BTreeMap::new();
         self.each_pack(|id, archived| {
-            let counts = id.origin.node == origin.node || id.origin.node == self.store.origin().node || members.contains(&id.origin.node);
+            let counts = id.origin.node == origin.node || members.contains(&id.origin.node);
             if archived.bucket == bucket.id() && counts {
                 newest.insert(id.origin.node, (*id, Listed { key: archived.object_key.clone(), size: archived.size }));
             }
@@ -460,14 +460,14 @@ impl Inner {
 
     /// Gives the pack its number, lays it out and signs it.
     pub(super) async fn seal(&self, bucket: &Arc<dyn Bucket>, planned: Planned) -> Result<Ready, Error> {
-        let (bucket_id, prefix, sign) = (bucket.id().to_owned(), bucket.prefix().to_owned(), self.sign.clone());
+        let (bucket_id, prefix, (key, sign)) = (bucket.id().to_owned(), bucket.prefix().to_owned(), (self.signer)());
         let ready = self.store.run(move |store| {
             let Planned { plan, missing, found } = planned;
             let saved = store.setting(SEQUENCE)?.and_then(|bytes| std::str::from_utf8(&bytes).ok()?.parse::<u64>().ok());
             let sequence = saved.unwrap_or(0) + 1;
             // ORDER: the number is durable before an object has it, so that no name is ever used for two contents.
             store.commit(Commit { records: Vec::new(), settings: vec![(SEQUENCE.to_owned(), Some(sequence.to_string().into()))] })?;
-            let id = PackId { origin: store.origin(), sequence };
+            let id = PackId { origin: Origin { node: key, ..store.origin() }, sequence };
             let mut settings: Vec<(String, Option<Vec<u8>>)> = Vec::new();
             for (origin, covered) in &plan.covers {
                 settings.push((queue::cursor_setting(&bucket_id, origin), Some(covered.upto.to_string().into())));

@@ -3,9 +3,10 @@
 //! A [`Snapshot`] is read whole when something has changed, and stays what it is for whoever has it. It is small next to what it guards:
 //! people, robots and rules are counted in thousands at most.
 
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{BTreeMap, HashMap};
 
 use larder_protocol::access::{Robot, User};
+use larder_protocol::keys::Counting;
 use larder_protocol::record::{Key, Record, Value};
 use larder_protocol::stamp::NodeId;
 
@@ -21,8 +22,8 @@ pub struct Snapshot {
     pub rules: Rules,
     people: HashMap<String, Person>,
     robots: HashMap<String, (Robot, u64)>,
-    /// Members whose tokens count: their names are their keys.
-    issuers: HashSet<NodeId>,
+    /// The keys whose tokens count, and until when, in seconds since 1970.
+    issuers: HashMap<NodeId, u64>,
     /// Hashes of all people, by name, so that one can be picked for a name that is not there.
     hashes: Vec<String>,
 }
@@ -73,9 +74,14 @@ impl Snapshot {
         let roles: HashMap<_, _> = store.roles()?.into_iter().collect();
         // A reader's word counts on itself only, and so do its tokens.
         let writes = |node: &NodeId| roles.get(node).copied().unwrap_or_default().is_writer();
-        let members = store.members()?.into_iter().filter(|(_, member)| member.is_some());
-        let mut issuers: HashSet<_> = members.map(|(node, _)| node).filter(writes).collect();
-        issuers.insert(node);
+        let members = store.members()?.into_iter().filter(|(_, member)| member.is_some()).map(|(node, _)| node);
+        let (mut keys, mut issuers) = (store.keys()?, HashMap::new());
+        for issuer in members.filter(|issuer| writes(issuer) || *issuer == node).chain([node]) {
+            // Of keys that nobody has signed in none counts.
+            let Some(counting) = keys.remove(&issuer).unwrap_or_else(|| Some(Counting::first(issuer))) else { continue };
+            issuers.extend([Some(counting.used), counting.announced].into_iter().flatten().map(|key| (key, u64::MAX)));
+            issuers.extend(counting.before.into_iter().map(|(key, until_ms)| (key, until_ms / 1000)));
+        }
         Ok(Self { issuers, ..Self::of(store.access_records()?, file, is_closed) })
     }
 
@@ -139,9 +145,9 @@ impl Snapshot {
         self.robots.get(name)
     }
 
-    /// Whether the tokens of a node count here.
-    pub fn is_issuer(&self, node: &NodeId) -> bool {
-        self.issuers.contains(node)
+    /// Until when what a key has signed counts here, in seconds since 1970; `None`: it is no member's.
+    pub fn counts_until(&self, key: &NodeId) -> Option<u64> {
+        self.issuers.get(key).copied()
     }
 
     /// Whom a name means now: for tokens, which say a name only, and for questions of the command line.

@@ -124,4 +124,39 @@ mod tests {
         let error = Fetcher::new().expect("certificates").get(&url).await.expect_err("a redirect").to_string();
         assert!(error.contains("302"), "{error}");
     }
+
+    /// What an issuer says of itself leads nowhere but where its word can be trusted, and is not believed when it is another's.
+    #[tokio::test]
+    async fn s24_an_issuer_leads_nowhere_in_the_clear_and_speaks_for_no_other() {
+        use tokio::io::{AsyncReadExt, AsyncWriteExt};
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("bind");
+        let issuer = format!("http://{}", listener.local_addr().expect("an address"));
+        let said = std::sync::Arc::new(std::sync::Mutex::new(String::new()));
+        let (says, asked) = (said.clone(), std::sync::Arc::new(std::sync::Mutex::new(Vec::new())));
+        let heard = asked.clone();
+        tokio::spawn(async move {
+            while let Ok((mut stream, _)) = listener.accept().await {
+                let mut head = vec![0; 4096];
+                let read = stream.read(&mut head).await.unwrap_or(0);
+                heard.lock().unwrap().push(String::from_utf8_lossy(&head[..read]).lines().next().unwrap_or_default().to_owned());
+                let body = says.lock().unwrap().clone();
+                let answer = format!("HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: {}\r\n\r\n{body}", body.len());
+                let _ = stream.write_all(answer.as_bytes()).await;
+            }
+        });
+        let fetcher = Fetcher::new().expect("certificates");
+        let tried = async |description: serde_json::Value| {
+            *said.lock().unwrap() = description.to_string();
+            let keys = super::super::keys::Keys::new(&issuer, None, &["RS256".to_owned()], fetcher.clone());
+            keys.check("e30.e30.e30", &["here"]).await.expect_err("no keys").to_string()
+        };
+        for elsewhere in ["http://169.254.169.254/latest/meta-data", "http://10.0.0.1/keys", "file:///etc/passwd", "gopher://127.0.0.1/"] {
+            let why = tried(serde_json::json!({ "issuer": issuer, "jwks_uri": elsewhere })).await;
+            assert!(why.contains("can't be read now"), "{why}");
+        }
+        let why = tried(serde_json::json!({ "issuer": "https://another.example.org", "jwks_uri": format!("{issuer}/keys") })).await;
+        assert!(why.contains("can't be read now"), "{why}");
+        let asked = asked.lock().unwrap();
+        assert!(asked.len() == 5 && asked.iter().all(|line| line.contains("/.well-known/openid-configuration")), "{asked:?}");
+    }
 }

@@ -53,11 +53,11 @@ fn s14_tokens_of_our_own_count_only_as_they_were_written() {
     };
     let sign = |bytes: &[u8]| -> [u8; 64] { key.sign(bytes).as_ref().try_into().expect("64 bytes") };
     let right = token::write(&claims, &sign);
-    let is_issuer = |one: &NodeId| *one == node;
+    let counts_until = |one: &NodeId| (*one == node).then_some(u64::MAX);
     let none = URL_SAFE_NO_PAD.encode(r#"{"alg":"none"}"#);
     fuzz("tokens", &[&right], &[".", "..", &none, "e30", "=", "{", "A"], |input| {
         let Ok(text) = std::str::from_utf8(input) else { return false.into() };
-        let expected = Expected { audience: "here", purpose: Use::Access, now: 50, is_issuer: &is_issuer };
+        let expected = Expected { audience: "here", purpose: Use::Access, now: 50, counts_until: &counts_until };
         let read = token::read(text, &expected);
         assert!(read.is_err() || text == right, "a token that nobody wrote counts");
         read.is_ok().into()
@@ -68,7 +68,7 @@ fn s14_tokens_of_our_own_count_only_as_they_were_written() {
     fuzz("claims", &[&body], &words, |input| {
         let signed = format!("{}.{}", right.split('.').next().expect("a header"), URL_SAFE_NO_PAD.encode(input));
         let text = format!("{signed}.{}", URL_SAFE_NO_PAD.encode(sign(signed.as_bytes())));
-        let expected = Expected { audience: "here", purpose: Use::Access, now: 50, is_issuer: &is_issuer };
+        let expected = Expected { audience: "here", purpose: Use::Access, now: 50, counts_until: &counts_until };
         let Ok(read) = token::read(&text, &expected) else { return false.into() };
         assert!(read.exp > 50 && read.aud == "here" && read.purpose == Use::Access);
         // Whom it is about is looked up and never believed.

@@ -19,6 +19,7 @@ use super::foreign::Issuer;
 use super::keys::describe;
 use super::policy::Who;
 use super::random;
+use crate::config::Oidc;
 
 /// How long somebody may take to sign in.
 const PATIENCE: Duration = Duration::from_secs(600);
@@ -150,11 +151,25 @@ impl Logins {
 }
 
 fn secret(issuer: &Issuer) -> Result<Option<String>, String> {
+    read_secret(&issuer.config)
+}
+
+/// The secret of this registry at an issuer, when it has one there.
+///
+/// # Errors
+/// It can't be read, or everybody can (S42).
+pub(super) fn read_secret(issuer: &Oidc) -> Result<Option<String>, String> {
     use std::io::Read as _;
-    let Some(path) = &issuer.config.client_secret_file else { return Ok(None) };
+    use std::os::unix::fs::MetadataExt as _;
+    let Some(path) = &issuer.client_secret_file else { return Ok(None) };
+    let failed = |why: String| format!("read the secret of this registry at {} in {}: {why}", issuer.name, path.display());
+    let file = std::fs::File::open(path).map_err(|error| failed(error.to_string()))?;
+    let mode = file.metadata().map_err(|error| failed(error.to_string()))?.mode() & 0o777;
+    if mode & 0o007 != 0 {
+        return Err(failed(format!("others may read or change it (mode {mode:03o}); make it private with: chmod 600")));
+    }
     let mut text = String::new();
-    let read = std::fs::File::open(path).and_then(|file| file.take(SECRET_SIZE_MAX).read_to_string(&mut text));
-    read.map_err(|error| format!("read the secret of this registry at {}: {error}", issuer.config.name))?;
+    file.take(SECRET_SIZE_MAX).read_to_string(&mut text).map_err(|error| failed(error.to_string()))?;
     Ok(Some(text.trim_end_matches(['\n', '\r']).to_owned()))
 }
 
@@ -202,6 +217,29 @@ mod tests {
         if let Some(long_ago) = Instant::now().checked_sub(PATIENCE) {
             logins.keep("old".to_owned(), under_way(long_ago));
             assert!(logins.take(&returned("old", "mark")).is_err());
+        }
+    }
+
+    #[test]
+    fn s42_a_secret_that_everybody_may_read_is_refused() {
+        use std::os::unix::fs::PermissionsExt as _;
+        let folder = tempfile::tempdir().expect("a temp folder");
+        let path = folder.path().join("secret");
+        std::fs::write(&path, "s3cret\n").expect("write");
+        let issuer = Oidc {
+            name: "ci".to_owned(),
+            issuer: String::new(),
+            audience: String::new(),
+            jwks: None,
+            algorithms: Vec::new(),
+            client_id: None,
+            client_secret_file: Some(path.clone()),
+        };
+        for (mode, is_read) in [(0o644, false), (0o602, false), (0o640, true), (0o600, true)] {
+            std::fs::set_permissions(&path, std::fs::Permissions::from_mode(mode)).expect("permissions");
+            let read = read_secret(&issuer);
+            assert_eq!(read.as_ref().is_ok_and(|secret| secret.as_deref() == Some("s3cret")), is_read, "{mode:o}");
+            assert!(read.is_ok() || read.is_err_and(|why| why.contains("chmod 600") && !why.contains("s3cret")));
         }
     }
 

@@ -82,8 +82,10 @@ const HEADER_LENGTH_MAX: usize = 24 << 10;
 /// Most tokens whose signatures are remembered as right.
 const TOKENS_MAX: usize = 10_000;
 
-/// Signs as this node.
+/// Signs by a key of this node.
 pub type Sign = Arc<dyn Fn(&[u8]) -> [u8; 64] + Send + Sync>;
+/// The key that this node signs by at this moment, and how.
+pub type Signer = Arc<dyn Fn() -> (NodeId, Sign) + Send + Sync>;
 
 /// Who may do what. Cheap to clone.
 #[derive(Clone)]
@@ -94,7 +96,7 @@ pub struct Auth {
 struct Inner {
     store: Store,
     node: NodeId,
-    sign: Sign,
+    signer: Signer,
     config: config::Auth,
     /// The configuration alone is reason enough to ask everybody, or what was left in the data folder.
     is_closed: bool,
@@ -188,7 +190,7 @@ impl Auth {
     ///
     /// # Errors
     /// The password file can't be used, or the store.
-    pub fn open(config: &Config, store: Store, node: NodeId, sign: Sign) -> anyhow::Result<Self> {
+    pub fn open(config: &Config, store: Store, node: NodeId, signer: Signer) -> anyhow::Result<Self> {
         let is_closed =
             config.auth.required || config.auth.htpasswd.is_some() || config.token_server.realm.is_some() || !config.oidc.is_empty();
         let marker = config.data_dir.join(MARKER);
@@ -198,11 +200,15 @@ impl Auth {
             file.mark = mark(path);
             file.entries = htpasswd::read(path)?;
         }
+        // S42: told at the start, and not when somebody wants to sign in.
+        for issuer in &config.oidc {
+            login::read_secret(issuer).map_err(anyhow::Error::msg)?;
+        }
         let (audit, events) = Audit::new(config.auth.audit, config.auth.audit_kept, &config.data_dir);
         let inner = Inner {
             store,
             node,
-            sign,
+            signer,
             config: config.auth.clone(),
             is_closed,
             marker,
@@ -376,8 +382,8 @@ impl Auth {
     fn by_token(&self, token: &str, purpose: Use) -> Result<Caller, Refused> {
         let snapshot = self.current()?;
         let audience = self.audience();
-        let is_issuer = |node: &NodeId| snapshot.is_issuer(node);
-        let expected = Expected { audience: &audience, purpose, now: now_ms() / 1000, is_issuer: &is_issuer };
+        let counts_until = |key: &NodeId| snapshot.counts_until(key);
+        let expected = Expected { audience: &audience, purpose, now: now_ms() / 1000, counts_until: &counts_until };
         let claims = self.checked(token, &expected).map_err(|error| wrong(&error.to_string()))?;
         let gone = || wrong("the token's owner was removed, has expired, or has another password now; sign in again");
         let (who, since) = named(&snapshot, &claims).ok_or_else(gone)?;
@@ -416,8 +422,9 @@ impl Auth {
             life = life.min(Duration::from_millis(until.saturating_sub(now_ms)));
         }
         let access: Vec<_> = requested.into_iter().map(|access| caller.granted(access)).collect();
+        let (key, sign) = (inner.signer)();
         let claims = |purpose, life: Duration, access| Claims {
-            iss: inner.node.letters(),
+            iss: key.letters(),
             aud: self.audience(),
             sub: caller.who.name(),
             iat: now,
@@ -431,7 +438,7 @@ impl Auth {
                 _ => None,
             },
         };
-        let write = |claims: Claims| token::write(&claims, &*inner.sign);
+        let write = |claims: Claims| token::write(&claims, &*sign);
         // Who comes with another issuer's token comes with a new one next time; nobody gets one for nobody.
         let lasts = matches!(caller.who, Who::User { .. });
         let refresh_token = (with_refresh && lasts).then(|| write(claims(Use::Refresh, inner.config.refresh_life, Vec::new())));

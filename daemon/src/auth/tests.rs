@@ -41,8 +41,8 @@ impl Place {
         let mut config = Config { data_dir: self.folder.path().join("data"), ..Config::default() };
         change(&mut config);
         let key = self.key.clone();
-        let sign: Sign = Arc::new(move |bytes| key.sign(bytes).as_ref().try_into().expect("64 bytes"));
-        Auth::open(&config, self.store.clone(), self.node, sign).expect("open")
+        let (sign, node): (Sign, _) = (Arc::new(move |bytes| key.sign(bytes).as_ref().try_into().expect("64 bytes")), self.node);
+        Auth::open(&config, self.store.clone(), node, Arc::new(move || (node, sign.clone()))).expect("open")
     }
 
     fn open(&self) -> Auth {
@@ -262,7 +262,7 @@ async fn a_password_file_counts_as_it_is_now() {
             &Config { auth: config::Auth { htpasswd: Some(path), ..Default::default() }, ..Config::default() },
             place.store.clone(),
             place.node,
-            Arc::new(|_| [0; 64])
+            Arc::new(|| (NodeId([0; 32]), Arc::new(|_: &[u8]| [0; 64])))
         )
         .is_err(),
         "a start without it is none"

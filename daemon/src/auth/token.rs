@@ -1,7 +1,7 @@
 //! Tokens of our own: JWTs, signed by the key of the node that issues them, and checked by that key on every other.
 //!
 //! The algorithm is Ed25519, always; what a token's header says of algorithms and keys is compared with that and never followed (S14). The key is
-//! that of a member: `iss` only says which of them has to fit. A token says who somebody is and what they asked for; what they may do is decided by
+//! that of a member, or was until lately: `iss` only says which of them has to fit. A token says who somebody is and what they asked for; what they may do is decided by
 //! the rules anew at each request, so a right that is taken ends at once (S16), also that of who has a token.
 
 use std::collections::BTreeMap;
@@ -33,7 +33,7 @@ pub enum Use {
 /// What a token says.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Claims {
-    /// The node that issued it.
+    /// The key that it is signed by: that of the node that issued it, which for a node's first key is the node's id.
     pub iss: String,
     /// The cluster that it is for.
     pub aud: String,
@@ -98,8 +98,8 @@ pub struct Expected<'a> {
     pub purpose: Use,
     /// Now, in seconds since 1970.
     pub now: u64,
-    /// Whether a node's tokens count.
-    pub is_issuer: &'a dyn Fn(&NodeId) -> bool,
+    /// Until when what a key has signed counts, in seconds since 1970; `None`: it is no member's.
+    pub counts_until: &'a dyn Fn(&NodeId) -> Option<u64>,
 }
 
 /// Reads and checks a token.
@@ -118,7 +118,7 @@ pub fn read(token: &str, expected: &Expected<'_>) -> Result<Claims, InvalidToken
     }
     let claims = BASE64.decode(claims).map_err(|_| InvalidToken::Form)?;
     let claims: Claims = serde_json::from_slice(&claims).map_err(|_| InvalidToken::Form)?;
-    let issuer = NodeId::parse(&claims.iss).filter(|node| (expected.is_issuer)(node)).ok_or(InvalidToken::Issuer)?;
+    let issuer = NodeId::parse(&claims.iss).filter(|key| (expected.counts_until)(key).is_some()).ok_or(InvalidToken::Issuer)?;
     let signature = BASE64.decode(signature).map_err(|_| InvalidToken::Form)?;
     let key = UnparsedPublicKey::new(&ED25519, issuer.0);
     key.verify(signed.as_bytes(), &signature).map_err(|_| InvalidToken::Signature)?;
@@ -137,10 +137,11 @@ pub fn check(claims: &Claims, expected: &Expected<'_>) -> Result<(), InvalidToke
     if claims.exp <= expected.now {
         return Err(InvalidToken::Expired);
     }
-    if !NodeId::parse(&claims.iss).is_some_and(|node| (expected.is_issuer)(&node)) {
-        return Err(InvalidToken::Issuer);
+    // Of a key that is not used any more no token lives longer than those that it signed while it was.
+    match NodeId::parse(&claims.iss).and_then(|key| (expected.counts_until)(&key)) {
+        Some(until) if claims.exp <= until && expected.now < until => Ok(()),
+        _ => Err(InvalidToken::Issuer),
     }
-    Ok(())
 }
 
 #[cfg(test)]

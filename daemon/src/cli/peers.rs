@@ -133,6 +133,15 @@ enum Action {
         #[arg(long)]
         archiver: Option<Answer>,
     },
+    /// Give this node another key, while it runs: all others follow, and the old one lets nobody in any more. Its id stays
+    RotateKey {
+        /// Don't wait for nodes that are away: one that has not heard from another by the time it is back has to join anew
+        #[arg(long)]
+        now: bool,
+        /// The old key may be in other hands: what it has signed for clients ends now, and not by itself
+        #[arg(long)]
+        revoke: bool,
+    },
     /// Remove a node from the cluster for good: no member talks to it any more
     Remove {
         /// Its id, with or without dashes, or enough of its beginning
@@ -163,6 +172,12 @@ struct Peer {
 }
 
 #[derive(Deserialize)]
+struct KeyChanged {
+    key: String,
+    waiting_for: Vec<String>,
+}
+
+#[derive(Deserialize)]
 struct Changed {
     roles: Vec<String>,
 }
@@ -182,6 +197,17 @@ impl Peers {
                 client.post("peers/site", json!({ "node": id, "repositories": repositories })).await?;
                 let what = if allow.is_empty() { "everything".to_owned() } else { format!("{}; it is a reader", allow.join(" and ")) };
                 Ok(writeln!(out, "node {id} may have {what}")?)
+            }
+            Some(Action::RotateKey { now, revoke }) => {
+                let answer = client.post("peers/rotate-key", json!({ "now": now, "revoke": revoke })).await?;
+                show(out, Format { json: self.json }, answer, |changed: KeyChanged| match changed.waiting_for.as_slice() {
+                    [] => format!("this node's key is {} now; its id stays\n", changed.key),
+                    waiting => format!(
+                        "the key {} is announced; it will be used when {} has heard of it, by itself, over restarts too; --now does not wait\n",
+                        changed.key,
+                        waiting.join(" and ")
+                    ),
+                })
             }
             Some(Action::Remove { id }) => {
                 client.delete(&format!("peers/{}", encode(&id))).await?;

@@ -22,7 +22,7 @@ use crate::archive::Archive;
 use crate::auth::Auth;
 use crate::config::{AcmeChallenge, Config};
 use crate::lookup::Lookup;
-use crate::peers::{Identity, Peers};
+use crate::peers::{Identity, Moment, Peers};
 use crate::registry;
 use crate::store::{self, DataFolder, Store};
 use crate::tasks::Tasks;
@@ -71,17 +71,32 @@ impl Node {
         let (tasks, metrics) = (Tasks::default(), Arc::new(Metrics::default()));
         let (identity, store) = open_store(&config).await?;
 
-        let signer = Arc::clone(&identity);
-        let sign: crate::auth::Sign = Arc::new(move |bytes: &[u8]| signer.sign(bytes));
-        let (settings, keeping, signing, node) = (config.clone(), store.clone(), Arc::clone(&sign), identity.node());
+        let signing = Arc::clone(&identity);
+        let signer: crate::auth::Signer = Arc::new(move || {
+            let used = signing.used();
+            (used.key(), Arc::new(move |bytes: &[u8]| used.sign(bytes)))
+        });
+        let (settings, keeping, signing, node) = (config.clone(), store.clone(), Arc::clone(&signer), identity.node());
         let auth = tokio::task::spawn_blocking(move || Auth::open(&settings, keeping, node, signing));
         let auth = auth.await.context("opening the users was cut short")?.context("read who may do what")?;
         auth.start(&tasks);
-        let archive = Archive::open(&config, store.clone(), sign, Arc::clone(&metrics)).await.context("open the archive")?;
+        let archive = Archive::open(&config, store.clone(), signer, Arc::clone(&metrics)).await.context("open the archive")?;
         let peers = Peers::start(&config, archive.bucket(), Arc::clone(&identity), store.clone(), &tasks, Arc::clone(&metrics));
         let peers = peers.await.with_context(|| format!("open the peers' port {}/udp", config.peers.listen))?;
         let archived = archive.clone();
         peers.forget_after(Arc::new(move || archived.archived_upto()));
+        let telling = archive.clone();
+        peers.tell_bucket_by(Arc::new(move |moment| {
+            let archive = telling.clone();
+            Box::pin(async move {
+                let told = match moment {
+                    _ if archive.bucket().is_none() => return true,
+                    Moment::Before => archive.flush().await.map(drop),
+                    Moment::After => archive.checkpoint().await.map(drop),
+                };
+                told.inspect_err(|error| tracing::warn!(%error, "tell the bucket of this node's new key")).is_ok()
+            })
+        }));
         // ORDER: before anything here writes by itself, and before clients do.
         peers.settle().await;
         let lookup = Lookup::new(&config, store.clone(), peers.clone(), archive.clone(), tasks.clone(), Arc::clone(&metrics));

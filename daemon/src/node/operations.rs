@@ -11,7 +11,7 @@ use larder_protocol::digest::Digest;
 use crate::admin::Operations;
 use crate::archive::{self, Archive};
 use crate::glob::Glob;
-use crate::peers::{Joined, PeerStatus, Peers, RoleChange};
+use crate::peers::{Joined, KeyChange, KeyChanged, PeerStatus, Peers, RoleChange};
 use crate::telemetry::{Metrics, Risk};
 use crate::upkeep::{self, Elsewhere, Gc, Scrub, Surroundings, Word};
 
@@ -64,6 +64,10 @@ impl Operations for NodeOperations {
             ensure!(self.peers.remove(id).await.with_context(|| format!("remove {id}"))?, "remove {id}: it is no member of this cluster");
             Ok(())
         })
+    }
+
+    fn change_key(&self, how: KeyChange) -> BoxFuture<'_, Result<KeyChanged>> {
+        Box::pin(async move { self.peers.change_key(how).await.context("change this node's key") })
     }
 
     fn archive_status(&self) -> BoxFuture<'_, Result<archive::Status>> {

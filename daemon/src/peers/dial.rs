@@ -116,6 +116,9 @@ pub(super) async fn dial(peers: Peers) {
 
 /// Reaches a node at one of its addresses; on failure, what went wrong at each.
 pub(super) async fn reach(inner: &Inner, node: NodeId, addresses: &[String]) -> std::result::Result<Connection, String> {
+    let Some(keys) = inner.members.keys(&node) else {
+        return Err("nothing that is said of its keys is signed by it, so nobody can prove to be it".to_owned());
+    };
     let mut tried = Vec::new();
     for address in addresses.iter().take(ADDRESSES_MAX) {
         let resolved = match tokio::net::lookup_host(address).await {
@@ -126,7 +129,7 @@ pub(super) async fn reach(inner: &Inner, node: NodeId, addresses: &[String]) -> 
             }
         };
         for socket in resolved.take(ADDRESSES_MAX) {
-            match inner.endpoint.dial(node, socket).await {
+            match inner.endpoint.dial(node, &keys, socket).await {
                 Ok(connection) => return Ok(connection),
                 Err(why) => tried.push(format!("{socket} ({why})")),
             }

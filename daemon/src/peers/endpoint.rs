@@ -18,8 +18,10 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
+use arc_swap::ArcSwap;
 use bytes::{Bytes, BytesMut};
 use larder_protocol::frame::{Frame, HEADER_SIZE, Header};
+use larder_protocol::keys::Counting;
 use larder_protocol::message::{Answer, Message};
 use larder_protocol::stamp::NodeId;
 use larder_protocol::version::ALPN;
@@ -32,7 +34,7 @@ use rustls::sign::CertifiedKey;
 use rustls::{DigitallySignedStruct, DistinguishedName, SignatureScheme};
 
 use super::error::{Error, Result};
-use super::identity::{Identity, node_of, spki_of};
+use super::identity::{Identity, Pair, node_of, spki_of};
 
 /// The code that tells a peer why its connection was closed: it has another one.
 const DISPLACED: u32 = 2;
@@ -68,14 +70,16 @@ const BODY_STEP: usize = 64 << 10;
 /// What the kernel is asked to hold of received datagrams.
 const SOCKET_BUFFER: usize = 4 << 20;
 
-/// Says whether a key is let in.
-pub(super) type Gate = Arc<dyn Fn(&NodeId) -> bool + Send + Sync>;
+/// Says whose key it is that is let in, if it is.
+pub(super) type Gate = Arc<dyn Fn(&NodeId) -> Option<NodeId> + Send + Sync>;
 
 /// The node's UDP port.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub(super) struct Endpoint {
     endpoint: quinn::Endpoint,
-    key: Arc<CertifiedKey>,
+    /// What is shown from now on.
+    key: Arc<ArcSwap<CertifiedKey>>,
+    gate: Gate,
     provider: Arc<CryptoProvider>,
 }
 
@@ -84,6 +88,7 @@ pub(super) struct Endpoint {
 pub(super) struct Connection {
     connection: quinn::Connection,
     peer: NodeId,
+    key: NodeId,
 }
 
 /// What went over a connection since it came up, as UDP counts it.
@@ -119,23 +124,8 @@ impl Endpoint {
     /// Opens the port.
     pub(super) fn open(listen: SocketAddr, identity: &Identity, gate: Gate) -> Result<Self> {
         let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
-        let pkcs8 = PrivateKeyDer::Pkcs8(identity.pkcs8().to_vec().into());
-        let private = provider.key_provider.load_private_key(pkcs8).expect("the identity holds an Ed25519 key");
-        let key = Arc::new(CertifiedKey::new(vec![CertificateDer::from(spki_of(&identity.node()))], private));
-
-        let verifier = Verifier { gate, algorithms: provider.signature_verification_algorithms };
-        let mut tls = rustls::ServerConfig::builder_with_provider(Arc::clone(&provider))
-            .with_protocol_versions(&[&rustls::version::TLS13])
-            .expect("the provider has TLS 1.3")
-            .with_client_cert_verifier(Arc::new(verifier))
-            .with_cert_resolver(Arc::new(rustls::server::AlwaysResolvesServerRawPublicKeys::new(Arc::clone(&key))));
-        tls.alpn_protocols = vec![ALPN.to_vec()];
-        tls.session_storage = Arc::new(rustls::server::NoServerSessionStorage {});
-        tls.send_tls13_tickets = 0;
-        let mut server =
-            quinn::ServerConfig::with_crypto(Arc::new(QuicServerConfig::try_from(tls).expect("the provider has QUIC's first cipher")));
-        server.transport_config(transport(STRANGER_STREAMS_MAX, STRANGER_RECEIVE_WINDOW));
-        server.max_incoming(INCOMING_MAX).incoming_buffer_size(INCOMING_BUFFER).incoming_buffer_size_total(INCOMING_BUFFER_TOTAL);
+        let key = certified(&provider, &identity.used());
+        let server = server(&provider, &gate, &key);
 
         let failed = |doing| move |source| Error::Listen { doing, source };
         let socket = UdpSocket::bind(listen).map_err(failed("open the UDP port"))?;
@@ -145,7 +135,14 @@ impl Endpoint {
         let mut port = quinn::EndpointConfig::default();
         port.max_udp_payload_size(PACKET_MAX).expect("above the least that QUIC asks for");
         let endpoint = quinn::Endpoint::new(port, Some(server), socket, Arc::new(quinn::TokioRuntime));
-        Ok(Self { endpoint: endpoint.map_err(failed("use the UDP port"))?, key, provider })
+        Ok(Self { endpoint: endpoint.map_err(failed("use the UDP port"))?, key: Arc::new(ArcSwap::new(key)), gate, provider })
+    }
+
+    /// Shows another key from now on. Connections that are up stay.
+    pub(super) fn show(&self, pair: &Pair) {
+        let key = certified(&self.provider, pair);
+        self.endpoint.set_server_config(Some(server(&self.provider, &self.gate, &key)));
+        self.key.store(key);
     }
 
     /// The next peer that got through the gate; `None` when the port is closed. Handshakes run side by side: call again at once.
@@ -157,10 +154,11 @@ impl Endpoint {
                 let _ = incoming.retry();
                 continue;
             }
+            let gate = Arc::clone(&self.gate);
             return Some(async move {
                 let connection = tokio::time::timeout(HANDSHAKE, async { incoming.accept()?.await }).await;
                 match connection {
-                    Ok(Ok(connection)) => Connection::proven(connection),
+                    Ok(Ok(connection)) => Connection::proven(connection, |key| gate(key)),
                     Ok(Err(error)) => {
                         tracing::debug!(%error, "a handshake failed");
                         None
@@ -171,16 +169,18 @@ impl Endpoint {
         }
     }
 
-    /// Reaches a peer at an address, and nobody else who may answer there.
-    pub(super) async fn dial(&self, peer: NodeId, address: SocketAddr) -> Result<Connection> {
+    /// Reaches a peer, of whom these keys count, at an address, and nobody else who may answer there.
+    pub(super) async fn dial(&self, peer: NodeId, keys: &Counting, address: SocketAddr) -> Result<Connection> {
         let failed = |why: String| Error::Connection { doing: "connect to", peer, why: format!("{address}: {why}") };
-        let verifier = Verifier { gate: Arc::new(move |node| *node == peer), algorithms: self.provider.signature_verification_algorithms };
+        let keys = keys.clone();
+        let gate: Gate = Arc::new(move |key| keys.proves(key).then_some(peer));
+        let verifier = Verifier { gate: Arc::clone(&gate), algorithms: self.provider.signature_verification_algorithms };
         let mut tls = rustls::ClientConfig::builder_with_provider(Arc::clone(&self.provider))
             .with_protocol_versions(&[&rustls::version::TLS13])
             .expect("the provider has TLS 1.3")
             .dangerous()
             .with_custom_certificate_verifier(Arc::new(verifier))
-            .with_client_cert_resolver(Arc::new(rustls::client::AlwaysResolvesClientRawPublicKeys::new(Arc::clone(&self.key))));
+            .with_client_cert_resolver(Arc::new(rustls::client::AlwaysResolvesClientRawPublicKeys::new(self.key.load_full())));
         tls.alpn_protocols = vec![ALPN.to_vec()];
         tls.enable_sni = false;
         tls.resumption = rustls::client::Resumption::disabled();
@@ -189,7 +189,7 @@ impl Endpoint {
         let connecting = self.endpoint.connect_with(client, address, "larder").map_err(|error| failed(error.to_string()))?;
         let connection = tokio::time::timeout(HANDSHAKE, connecting).await.map_err(|_| failed("no answer".to_owned()))?;
         let connection = connection.map_err(|error| failed(error.to_string()))?;
-        Connection::proven(connection).ok_or_else(|| failed("it showed no key".to_owned()))
+        Connection::proven(connection, |key| gate(key)).ok_or_else(|| failed("it showed no key".to_owned()))
     }
 
     /// Where the port is, which the system may have chosen.
@@ -212,11 +212,49 @@ impl Endpoint {
     }
 }
 
+impl std::fmt::Debug for Endpoint {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{:?}", self.endpoint)
+    }
+}
+
+/// A key as TLS shows it.
+fn certified(provider: &CryptoProvider, pair: &Pair) -> Arc<CertifiedKey> {
+    let pkcs8 = PrivateKeyDer::Pkcs8(pair.pkcs8().to_vec().into());
+    let private = provider.key_provider.load_private_key(pkcs8).expect("the identity holds an Ed25519 key");
+    Arc::new(CertifiedKey::new(vec![CertificateDer::from(spki_of(&pair.key()))], private))
+}
+
+/// What takes calls: shows this key, and asks the gate about the caller's.
+fn server(provider: &Arc<CryptoProvider>, gate: &Gate, key: &Arc<CertifiedKey>) -> quinn::ServerConfig {
+    let verifier = Verifier { gate: Arc::clone(gate), algorithms: provider.signature_verification_algorithms };
+    let mut tls = rustls::ServerConfig::builder_with_provider(Arc::clone(provider))
+        .with_protocol_versions(&[&rustls::version::TLS13])
+        .expect("the provider has TLS 1.3")
+        .with_client_cert_verifier(Arc::new(verifier))
+        .with_cert_resolver(Arc::new(rustls::server::AlwaysResolvesServerRawPublicKeys::new(Arc::clone(key))));
+    tls.alpn_protocols = vec![ALPN.to_vec()];
+    tls.session_storage = Arc::new(rustls::server::NoServerSessionStorage {});
+    tls.send_tls13_tickets = 0;
+    let mut server =
+        quinn::ServerConfig::with_crypto(Arc::new(QuicServerConfig::try_from(tls).expect("the provider has QUIC's first cipher")));
+    server.transport_config(transport(STRANGER_STREAMS_MAX, STRANGER_RECEIVE_WINDOW));
+    server.max_incoming(INCOMING_MAX).incoming_buffer_size(INCOMING_BUFFER).incoming_buffer_size_total(INCOMING_BUFFER_TOTAL);
+    server
+}
+
 impl Connection {
-    fn proven(connection: quinn::Connection) -> Option<Self> {
+    fn proven(connection: quinn::Connection, whose: impl Fn(&NodeId) -> Option<NodeId>) -> Option<Self> {
         let shown = connection.peer_identity()?.downcast::<Vec<CertificateDer<'static>>>().ok()?;
-        let peer = node_of(shown.first()?)?;
-        Some(Self { connection, peer })
+        let key = node_of(shown.first()?)?;
+        // It may have stopped counting since the handshake.
+        let peer = whose(&key)?;
+        Some(Self { connection, peer, key })
+    }
+
+    /// The key by which the peer has proved who it is.
+    pub(super) fn key(&self) -> NodeId {
+        self.key
     }
 
     /// Who is on the other side.
@@ -418,7 +456,7 @@ impl std::fmt::Debug for Verifier {
 impl Verifier {
     fn check(&self, shown: &CertificateDer<'_>) -> std::result::Result<(), rustls::Error> {
         match node_of(shown) {
-            Some(node) if (self.gate)(&node) => Ok(()),
+            Some(key) if (self.gate)(&key).is_some() => Ok(()),
             _ => Err(rustls::Error::InvalidCertificate(rustls::CertificateError::ApplicationVerificationFailure)),
         }
     }
@@ -523,7 +561,7 @@ mod tests {
     fn f13_f14_no_date_matters_to_a_handshake() {
         let node = NodeId([7; 32]);
         let algorithms = rustls::crypto::aws_lc_rs::default_provider().signature_verification_algorithms;
-        let verifier = Verifier { gate: Arc::new(move |key| *key == node), algorithms };
+        let verifier = Verifier { gate: Arc::new(move |key| (*key == node).then_some(node)), algorithms };
         let shown = |node| CertificateDer::from(spki_of(&node));
         let name = ServerName::try_from("larder").expect("a name");
         // 1970, and some hundred years from now: raw public keys have no dates, and nothing here looks at a clock.

@@ -103,6 +103,17 @@ pub enum Error {
         /// This node.
         node: NodeId,
     },
+    /// It has had as many keys as a node may have.
+    #[error(
+        "this node has had {max} keys after its first, and more are not kept; start it with an empty data folder, and let it join as another node"
+    )]
+    TooManyKeys {
+        /// How many.
+        max: usize,
+    },
+    /// Its key is not the one that is its id.
+    #[error("this node's key was changed, so another cluster can't tell whose it is; join with an empty data folder, as a node of its own")]
+    OtherKey,
     /// Nobody answered at any of the issuer's addresses.
     #[error(
         "the issuer of the token was not reached at {tried}; check that it runs, that its port is open for UDP, and peers.advertise there"

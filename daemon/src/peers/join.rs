@@ -14,7 +14,7 @@ use larder_protocol::stamp::NodeId;
 use super::dial::{self, ADDRESSES_MAX};
 use super::endpoint::{Connection, Stream};
 use super::error::{Error, Result};
-use super::members::{TOKENS_MAX, now_ms};
+use super::members::{TOKENS_MAX, introduced, now_ms};
 use super::roles::RoleChange;
 use super::token::{self, Issued, Token};
 use super::{Inner, Peers};
@@ -43,7 +43,7 @@ pub(super) async fn issue(inner: &Inner, expires: Duration, role: RoleChange) ->
     let expires_ms = now_ms().saturating_add(u64::try_from(expires.as_millis()).unwrap_or(u64::MAX >> 1));
     let token = Token {
         cluster: inner.store.cluster(),
-        issuer: inner.identity.node(),
+        issuer: inner.identity.used().key(),
         addresses: inner.own.addresses.clone(),
         id,
         secret,
@@ -164,12 +164,16 @@ pub(super) async fn join(peers: &Peers, text: &str) -> Result<super::Joined> {
     if token.expires_ms <= now_ms() {
         return Err(Error::TokenExpired);
     }
-    if token.issuer == inner.identity.node() {
+    if token.issuer == inner.identity.used().key() {
         return Err(Error::OwnToken);
     }
     let members = inner.members.live();
     if members.len() > 1 && inner.store.cluster() != token.cluster {
         return Err(Error::HasPeers { members: members.len(), node: inner.identity.node() });
+    }
+    if inner.store.cluster() != token.cluster && inner.identity.used().key() != inner.identity.node() {
+        // Nobody there could know whose the key is.
+        return Err(Error::OtherKey);
     }
     let connection = match dial::reach(inner, token.issuer, &token.addresses).await {
         Ok(connection) => connection,
@@ -193,13 +197,12 @@ pub(super) async fn join(peers: &Peers, text: &str) -> Result<super::Joined> {
     if joined.cluster != token.cluster {
         return Err(Error::Violation { peer: token.issuer, what: "a welcome to another cluster than its token's".to_owned() });
     }
-    let issuer = token.issuer;
-    let records = joined
-        .members
-        .into_iter()
-        .filter(|(node, _)| *node == issuer.0 && !inner.members.is_member(&issuer))
-        .map(|(node, member)| (Key::Member(NodeId(node)), Some(Value::Member(member))));
-    let records = records.collect();
+    // It is who it says with the key that the token pins: another id than that key's own when it has changed its key.
+    let Some((issuer, member)) = joined.members.into_iter().next().map(|(node, member)| (NodeId(node), member)) else {
+        return Err(Error::Violation { peer: token.issuer, what: "a welcome without its own record".to_owned() });
+    };
+    let records = if inner.members.is_member(&issuer) { Vec::new() } else { vec![(Key::Member(issuer), Some(Value::Member(member)))] };
+    let settings = if issuer == token.issuer { Vec::new() } else { vec![introduced(&issuer, &token.issuer)] };
     let cluster = joined.cluster;
     inner
         .store
@@ -207,7 +210,7 @@ pub(super) async fn join(peers: &Peers, text: &str) -> Result<super::Joined> {
             // CRASH: between the two, this node belongs to the cluster and knows nobody in it: joining again mends that.
             store.adopt_cluster(cluster)?;
             // The issuer's record is enough to dial it; all others come by sync.
-            store.commit(Commit { records, ..Commit::default() })?;
+            store.commit(Commit { records, settings })?;
             Ok(())
         })
         .await?;

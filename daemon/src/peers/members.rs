@@ -1,7 +1,7 @@
 //! Who is in the cluster: the `Member` records, read anew when the store has changed.
 //!
-//! [`Members`] also says who gets through the gate of the port: members, and for as long as a join token waits to be
-//! used, anyone who then has to show it.
+//! [`Members`] also says who gets through the gate of the port: who has a key that counts as a member's, and for as long as a join token waits to be
+//! used, anyone who then has to show it. A key that was a member's and counts no more gets nobody in.
 
 use std::collections::{HashMap, HashSet};
 use std::sync::RwLock;
@@ -9,6 +9,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use larder_protocol::codec;
+use larder_protocol::keys::Counting;
 use larder_protocol::record::{Member, Roles};
 use larder_protocol::stamp::NodeId;
 
@@ -26,10 +27,47 @@ pub(super) struct Members {
     known: RwLock<HashMap<NodeId, Option<Member>>>,
     /// What nodes may do of which a record says so.
     roles: RwLock<HashMap<NodeId, Roles>>,
+    keys: RwLock<Keys>,
     /// Until when strangers may knock, milliseconds since 1970.
     open_until_ms: AtomicU64,
     /// The tokens that wait to be used.
     tokens: RwLock<HashSet<String>>,
+}
+
+/// The keys of those nodes that have had others than their first.
+#[derive(Debug, Default)]
+struct Keys {
+    /// `None`: what is said of the node's keys was not signed by them, and none counts.
+    of: HashMap<NodeId, Option<Counting>>,
+    /// Whose they are; `None`: they were somebody's, and prove nothing any more.
+    whose: HashMap<NodeId, Option<NodeId>>,
+}
+
+/// The setting that keeps the key of a node that let this one in, until that node's own record has come: a token pins a key, and not the id.
+const INTRODUCED: &str = "peers/introduced/";
+
+/// The setting for a node that was met by this key.
+pub(super) fn introduced(node: &NodeId, key: &NodeId) -> (String, Option<Vec<u8>>) {
+    (format!("{INTRODUCED}{}", node.letters()), Some(key.0.to_vec()))
+}
+
+impl Keys {
+    fn read(store: &Store) -> Result<Self> {
+        let mut of = store.keys()?;
+        for (name, key) in store.settings(INTRODUCED)? {
+            let node = name.strip_prefix(INTRODUCED).and_then(NodeId::parse);
+            if let (Some(node), Ok(key)) = (node, key.try_into()) {
+                of.entry(node).or_insert_with(|| Some(Counting::first(NodeId(key))));
+            }
+        }
+        let mut whose: HashMap<_, _> = of.keys().map(|node| (*node, None)).collect();
+        for (node, counting) in &of {
+            let Some(counting) = counting else { continue };
+            whose.extend(counting.before.iter().map(|(key, _)| (*key, None)));
+            whose.extend([Some(counting.used), counting.announced].into_iter().flatten().map(|key| (key, Some(*node))));
+        }
+        Ok(Self { of, whose })
+    }
 }
 
 impl Members {
@@ -38,6 +76,7 @@ impl Members {
             own: store.origin().node,
             known: RwLock::default(),
             roles: RwLock::default(),
+            keys: RwLock::default(),
             open_until_ms: AtomicU64::new(0),
             tokens: RwLock::default(),
         };
@@ -65,6 +104,9 @@ impl Members {
     pub(super) fn refresh(&self, store: &Store) -> Result<()> {
         let known = store.members()?.into_iter().collect();
         let roles = store.roles()?.into_iter().collect();
+        store.keep_keys()?;
+        let keys = Keys::read(store)?;
+        *self.keys.write().unwrap_or_else(std::sync::PoisonError::into_inner) = keys;
         *self.known.write().unwrap_or_else(std::sync::PoisonError::into_inner) = known;
         *self.roles.write().unwrap_or_else(std::sync::PoisonError::into_inner) = roles;
         let is_reader = !self.roles(&self.own).is_writer();
@@ -88,9 +130,18 @@ impl Members {
         matches!(self.read().get(node), Some(Some(_)))
     }
 
-    /// Whether a key gets through the handshake.
-    pub(super) fn may_enter(&self, node: &NodeId) -> bool {
-        self.is_member(node) || now_ms() < self.open_until_ms.load(Ordering::Relaxed)
+    /// Whose key gets through the handshake; `None`: nobody's.
+    pub(super) fn may_enter(&self, key: &NodeId) -> Option<NodeId> {
+        let keys = self.keys.read().unwrap_or_else(std::sync::PoisonError::into_inner);
+        // S29: a key that was changed proves nothing, neither for the node whose it was nor for a stranger who would be called by it.
+        let node = keys.whose.get(key).copied().unwrap_or(Some(*key))?;
+        (self.is_member(&node) || now_ms() < self.open_until_ms.load(Ordering::Relaxed)).then_some(node)
+    }
+
+    /// Which keys count as a node's; `None`: it has had others than its first, and nothing that is said of them is signed by it.
+    pub(super) fn keys(&self, node: &NodeId) -> Option<Counting> {
+        let keys = self.keys.read().unwrap_or_else(std::sync::PoisonError::into_inner);
+        keys.of.get(node).cloned().unwrap_or_else(|| Some(Counting::first(*node)))
     }
 
     /// Live members, this node included, in the order of their ids.

@@ -29,7 +29,7 @@ use futures_util::future::BoxFuture;
 use larder_protocol::codec;
 use larder_protocol::digest::Digest;
 use larder_protocol::message::Hello;
-use larder_protocol::record::{Key, Link, Member, Value};
+use larder_protocol::record::{Key, Link, Member};
 use larder_protocol::stamp::NodeId;
 use larder_protocol::version;
 use tokio::sync::{Notify, mpsc, watch};
@@ -58,6 +58,7 @@ mod leaving;
 mod links;
 mod liveness;
 mod members;
+mod own;
 mod pace;
 mod placement;
 mod pulse;
@@ -79,6 +80,7 @@ pub use error::{Error, Result};
 pub use identity::Identity;
 pub use keep::Shortage;
 pub use leaving::Marked;
+pub use own::{KeyChange, KeyChanged, Moment, TellBucket};
 pub use placement::Placement;
 pub use roles::RoleChange;
 pub use standing::{Condition, Standing};
@@ -89,6 +91,7 @@ use endpoint::Endpoint;
 use leaving::Leaving;
 use links::Links;
 use members::Members;
+use own::Rotation;
 use pace::{Pacer, Turns};
 use placement::Place;
 use standing::Standings;
@@ -160,6 +163,7 @@ struct Inner {
     /// Brings a blob onto this disk, when another node relies on it; given by `node`.
     ensure: OnceLock<Ensure>,
     leaving: Leaving,
+    rotation: Rotation,
 }
 
 impl fmt::Debug for Inner {
@@ -192,6 +196,8 @@ pub struct PeerStatus {
     pub rtt_ms: Option<f64>,
     /// Version of its program, as it wrote when it last started.
     pub version: String,
+    /// The key that it has proven itself by, when that is not its first, which is its id.
+    pub key: Option<String>,
     /// The protocol version that is spoken with it.
     pub protocol: Option<u16>,
     /// Records of ours that it is not known to have; 0 for a node that is not connected.
@@ -234,26 +240,17 @@ impl Peers {
             bucket,
             version: env!("CARGO_PKG_VERSION").to_owned(),
         };
-        let (node, member) = (identity.node(), own.clone());
-        let opened = store.run(move |store| -> Result<(Members, u64)> {
-            let key = Key::Member(node);
-            let value = Some(Value::Member(member));
-            match store.record(&key)? {
-                // S29: an expelled node that wrote itself anew could come back through a member that has not heard yet.
-                Some(record) if record.value.is_none() => tracing::warn!(
-                    "this node was removed from its cluster: nobody will talk to it; join again with a token, or start with an empty data folder"
-                ),
-                Some(record) if record.value == value => {}
-                _ => drop(store.commit(Commit { records: vec![(key, value)], ..Commit::default() })?),
-            }
-            Ok((Members::load(store)?, begin_life(store)?))
+        let (node, introduced, member, rotation) = (identity.node(), Arc::clone(&identity), own.clone(), Rotation::new(&config.auth));
+        let opened = store.run(move |store| -> Result<(Members, u64, Rotation)> {
+            own::introduce(store, &introduced, member, &rotation)?;
+            Ok((Members::load(store)?, begin_life(store)?, rotation))
         });
-        let (members, life) = opened.await?;
+        let (members, life, rotation) = opened.await?;
         let members = Arc::new(members);
         let gate = Arc::clone(&members);
         let acks = store.run(Acks::load).await?;
         store.limit_records(config.records.per_node_max);
-        let endpoint = Endpoint::open(config.peers.listen, &identity, Arc::new(move |node| gate.may_enter(node)))?;
+        let endpoint = Endpoint::open(config.peers.listen, &identity, Arc::new(move |key| gate.may_enter(key)))?;
         let (datagrams, heard) = mpsc::channel(DATAGRAMS_MAX);
         let inner = Inner {
             identity,
@@ -286,6 +283,7 @@ impl Peers {
             admitting: tokio::sync::Mutex::default(),
             ensure: OnceLock::new(),
             leaving: Leaving::default(),
+            rotation,
         };
         let peers = Self { inner: Arc::new(inner) };
         peers.inner.review();
@@ -295,6 +293,7 @@ impl Peers {
         tasks.core("peers members", follow_members(peers.clone()));
         tasks.core("peers pulse", pulse::follow(peers.clone(), heard));
         tasks.core("peers records", records::keep(peers.clone()));
+        tasks.core("peers keys", own::follow(peers.clone()));
         let pacing = peers.clone();
         tasks.core("peers pace", async move {
             let stopping = pacing.inner.tasks.stopping();
@@ -472,6 +471,7 @@ impl Peers {
                 since_s: standing.map(|standing| standing.since.elapsed().as_secs()),
                 rtt_ms: link.as_ref().map(|link| link.connection.rtt().as_secs_f64() * 1000.0),
                 version: member.version,
+                key: inner.members.keys(&node).map(|keys| keys.used).filter(|key| *key != node).map(|key| key.to_string()),
                 protocol: link.as_ref().map(|link| link.version()),
                 behind: link.as_ref().map_or(0, |link| link.known().behind(&ours)),
                 bytes_in: traffic.map(|traffic| traffic.bytes_in),
@@ -536,6 +536,19 @@ impl Peers {
         Ok(true)
     }
 
+    /// Has this node's bucket told when its key is changed.
+    pub fn tell_bucket_by(&self, tell: TellBucket) {
+        self.inner.rotation.tell_bucket_by(tell);
+    }
+
+    /// Changes this node's key without a stop; doing it again goes on with a change that waits.
+    ///
+    /// # Errors
+    /// `TooManyKeys`, `Key`, `Store`.
+    pub async fn change_key(&self, how: KeyChange) -> Result<KeyChanged> {
+        own::change(&self.inner, how).await
+    }
+
     /// The member whose id a person typed: whole, with or without dashes, or its first letters.
     ///
     /// # Errors
@@ -568,9 +581,13 @@ impl Peers {
         inner.members.refresh(&inner.store)?;
         inner.review();
         for link in inner.links.all() {
-            if !inner.members.is_member(&link.connection.peer()) {
-                tracing::info!(peer = ?link.connection.peer(), "no member any more: disconnecting");
+            let peer = link.connection.peer();
+            if !inner.members.is_member(&peer) {
+                tracing::info!(?peer, "no member any more: disconnecting");
                 link.connection.close("you are no member of this cluster");
+            } else if !inner.members.keys(&peer).is_some_and(|keys| keys.proves(&link.connection.key())) {
+                tracing::info!(?peer, "it has another key now: connecting anew");
+                link.connection.close("you have another key now");
             }
         }
         Ok(())
@@ -636,18 +653,6 @@ fn begin_life(store: &Store) -> Result<u64> {
     Ok(life)
 }
 
-/// Writes this node's own record anew when somebody else has changed it: others would call it where it is not.
-fn mend_own_record(inner: &Inner) -> Result<bool> {
-    let (key, own) = (Key::Member(inner.identity.node()), Value::Member(inner.own.clone()));
-    match inner.store.record(&key)? {
-        Some(record) if record.value.is_some() && record.value.as_ref() != Some(&own) => {
-            inner.store.commit(Commit { records: vec![(key, Some(own))], ..Commit::default() })?;
-            Ok(true)
-        }
-        _ => Ok(false),
-    }
-}
-
 /// Follows who comes and goes.
 async fn follow_placement(peers: Peers) {
     let stopping = peers.inner.tasks.stopping();
@@ -680,7 +685,7 @@ async fn follow_members(peers: Peers) {
             continue;
         }
         let mending = peers.clone();
-        match peers.inner.store.run(move |_| mend_own_record(&mending.inner)).await {
+        match peers.inner.store.run(move |_| own::mend(&mending.inner)).await {
             Ok(false) => {}
             Ok(true) => {
                 // Two nodes with one key would write against each other for ever.

@@ -1,7 +1,7 @@
 //! Roles: who may write. What a reader says counts for nothing but what it says of itself.
 //!
 //! Records carry no signature, so what comes over a reader's connection is the reader's word, whosever numbers it bears: of records
-//! only its own are looked at, and of those only its own `Member` record is taken (and the record of another member as it stands
+//! only its own are looked at, and of those only its own `Member` and `Keys` records are taken (and the record of another member as it stands
 //! here, which a node writes when it joins). So a box that was stolen can be made a reader, or was one from the
 //! start, and can't push, delete or expel. What it wrote before it became one stays.
 
@@ -81,7 +81,7 @@ fn of_reader(store: &Store, peer: NodeId, records: Vec<NumberedRecord>) -> Resul
             return Err(Error::Violation { peer, what: "a damaged record".to_owned() });
         };
         let is_taken = match (&parsed.record.key, &parsed.record.value) {
-            (Key::Member(node), Some(Value::Member(_))) if *node == peer => true,
+            (Key::Member(node), Some(Value::Member(_))) | (Key::Keys(node), Some(Value::Keys(_))) if *node == peer => true,
             (key @ Key::Member(_), value @ Some(_)) => store.record(key)?.is_some_and(|standing| standing.value == *value),
             _ => false,
         };

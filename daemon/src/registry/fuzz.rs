@@ -8,6 +8,8 @@ use larder_protocol::name::{NAME_LENGTH_MAX, TAG_LENGTH_MAX};
 use super::query::{Plus, Query, decode};
 use super::range::{Wanted, chunk, number, wanted};
 use super::route::{PAGE_SIZE_MAX, Page, Route, TAGS_PER_PUSH_MAX, parse};
+use super::token::{Form, Grant};
+use crate::auth::scope::SCOPES_MAX;
 
 const SESSION: &str = "0190c2a1-7b5e-4c3d-8f00-112233445566";
 const METHODS: [Method; 7] = [Method::GET, Method::HEAD, Method::POST, Method::PUT, Method::PATCH, Method::DELETE, Method::OPTIONS];
@@ -203,6 +205,31 @@ fn s21_s22_ranges_lie_within_the_blob_and_chunks_never_wrap() {
             assert_eq!(chunk(&format!("{}-{}", found.start, found.start + (found.size - 1))), Some(found));
         }
         assert_eq!(number(&found.start.to_string()), Some(found.start));
+        true.into()
+    });
+}
+
+/// What a form asks for is what stands in it, whatever else does; and it is bounded.
+#[test]
+fn s14_requests_for_tokens() {
+    let corpus = [
+        "grant_type=password&username=alice&password=s%20cret&access_type=offline&scope=repository:a/b:pull,push",
+        "grant_type=refresh_token&refresh_token=abc&scope=repository:a:pull&scope=repository:b:pull",
+        "grant_type=urn:ietf:params:oauth:grant-type:token-exchange&subject_token=a.b.c",
+    ];
+    let words = ["&", "=", "%", "%00", "+", "grant_type=", "username=", "scope=", "password", "repository:", "*", "\u{0}", "é"];
+    fuzz("requests for tokens", &corpus, &words, |input| {
+        let Ok(form) = Form::parse(input) else { return false.into() };
+        assert!(form.access.len() <= SCOPES_MAX, "{} scopes", form.access.len());
+        let text = std::str::from_utf8(input).expect("others are refused");
+        let said = |name: &str| Query::parse(Some(text)).first(name).map(str::to_owned);
+        match &form.grant {
+            Grant::Password { name, password } => {
+                assert_eq!((Some(name), Some(password)), (said("username").as_ref(), said("password").as_ref()));
+            }
+            Grant::Refresh(token) => assert!(form.with_refresh && Some(token) == said("refresh_token").as_ref()),
+            Grant::Exchange(token) => assert_eq!(Some(token), said("subject_token").as_ref()),
+        }
         true.into()
     });
 }

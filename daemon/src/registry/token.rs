@@ -37,6 +37,49 @@ pub(super) struct Asked {
     pub(super) with_refresh: bool,
 }
 
+/// By what somebody asks.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Grant {
+    Password {
+        name: String,
+        password: String,
+    },
+    Refresh(String),
+    /// SPEC: RFC 8693.
+    Exchange(String),
+}
+
+/// What a form asks for.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct Form {
+    pub(super) grant: Grant,
+    pub(super) access: Vec<Access>,
+    pub(super) with_refresh: bool,
+}
+
+impl Form {
+    /// Reads a form.
+    ///
+    /// # Errors
+    /// `TokenRequest`: it is none, or lacks something.
+    pub(super) fn parse(bytes: &[u8]) -> Result<Self, Error> {
+        let form = std::str::from_utf8(bytes).map_err(|_| Error::TokenRequest { why: "the form is no text" })?;
+        let form = Query::parse(Some(form));
+        let required = |name, why| form.first(name).map(str::to_owned).ok_or(Error::TokenRequest { why });
+        let grant = match required("grant_type", "grant_type is missing")?.as_str() {
+            "password" => Grant::Password {
+                name: required("username", "username is missing")?,
+                password: required("password", "password is missing")?,
+            },
+            "refresh_token" => Grant::Refresh(required("refresh_token", "refresh_token is missing")?),
+            "urn:ietf:params:oauth:grant-type:token-exchange" => Grant::Exchange(required("subject_token", "subject_token is missing")?),
+            _ => return Err(Error::TokenRequest { why: "grant_type has to be password, refresh_token or RFC 8693's token-exchange" }),
+        };
+        let with_refresh = form.first("access_type") == Some("offline") || matches!(grant, Grant::Refresh(_));
+        Ok(Self { grant, access: scope::parse(form.all("scope")), with_refresh })
+    }
+}
+
 impl Front {
     /// Answers a request for a token.
     pub(super) async fn answer_token(&self, request: Request<Incoming>, client: &Client, number: u64) -> Response<Body> {
@@ -74,28 +117,13 @@ impl Front {
 
     async fn asked_by_form(&self, body: &mut Inflow, client: &Client) -> Result<Asked, Error> {
         let Some(bytes) = body.collect(FORM_SIZE_MAX).await? else { return Err(Error::TokenRequest { why: "the form is too long" }) };
-        let form = std::str::from_utf8(&bytes).map_err(|_| Error::TokenRequest { why: "the form is no text" })?;
-        let form = Query::parse(Some(form));
-        let required = |name, why| form.first(name).ok_or(Error::TokenRequest { why });
-        let caller = match required("grant_type", "grant_type is missing")? {
-            "password" => {
-                let name = required("username", "username is missing")?;
-                let password = required("password", "password is missing")?;
-                self.auth.sign_in(name, password.as_bytes(), client.ip()).await.map_err(|refused| self.not_identified(refused))?
-            }
-            "refresh_token" => {
-                let token = required("refresh_token", "refresh_token is missing")?;
-                self.auth.refresh(token).map_err(|refused| self.not_identified(refused))?
-            }
-            // SPEC: RFC 8693.
-            "urn:ietf:params:oauth:grant-type:token-exchange" => {
-                let token = required("subject_token", "subject_token is missing")?;
-                self.auth.exchange(token).await.map_err(|refused| self.not_identified(refused))?
-            }
-            _ => return Err(Error::TokenRequest { why: "grant_type has to be password, refresh_token or RFC 8693's token-exchange" }),
+        let Form { grant, access, with_refresh } = Form::parse(&bytes)?;
+        let known = match &grant {
+            Grant::Password { name, password } => self.auth.sign_in(name, password.as_bytes(), client.ip()).await,
+            Grant::Refresh(token) => self.auth.refresh(token),
+            Grant::Exchange(token) => self.auth.exchange(token).await,
         };
-        let with_refresh = form.first("access_type") == Some("offline") || form.first("grant_type") == Some("refresh_token");
-        Ok(Asked { caller, access: scope::parse(form.all("scope")), with_refresh })
+        Ok(Asked { caller: known.map_err(|refused| self.not_identified(refused))?, access, with_refresh })
     }
 
     /// Who shows a name and a password, or nobody. A token gets no other token.

@@ -249,7 +249,8 @@ impl Writing<'_> {
 
     /// Writes a record of this node. It must be the only one of its key in this writing.
     pub(super) fn record(&mut self, key: Key, value: Option<Value>) -> Result<()> {
-        if self.journal.is_reader() && key != Key::Member(self.journal.origin().node) {
+        let own = self.journal.origin().node;
+        if self.journal.is_reader() && key != Key::Member(own) && key != Key::Keys(own) {
             return Err(Error::Reader);
         }
         let time = self.writer.clock.tick(now_ms());

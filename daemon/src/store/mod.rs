@@ -396,12 +396,12 @@ impl Store {
         Ok(picked)
     }
 
-    /// From now on this node may write nothing but its own `Member` record, or again everything.
+    /// From now on this node may write nothing but what it says of itself (`Member`, `Keys`), or again everything.
     pub fn set_reader(&self, is_reader: bool) {
         self.inner.journal.set_reader(is_reader);
     }
 
-    /// Whether this node may write nothing but its own `Member` record. Does not block.
+    /// Whether this node may write nothing but what it says of itself. Does not block.
     pub fn is_reader(&self) -> bool {
         self.inner.journal.is_reader()
     }

@@ -6,7 +6,7 @@ use larder_protocol::digest::Digest;
 use larder_protocol::name::{RepositoryName, Tag};
 use larder_protocol::record::{Key, Link, Value};
 use larder_protocol::stamp::NodeId;
-use larder_protocol::vector::VersionVector;
+use larder_protocol::vector::{Origin, VersionVector};
 
 use super::Store;
 use super::error::Result;
@@ -86,6 +86,11 @@ impl Store {
         Ok(super::ManifestView::parse(&manifest.media_type, &manifest.bytes).map(|view| view.children).unwrap_or_default())
     }
 
+    /// Under which number a record stands; `None`: there is none.
+    pub fn place_of(&self, key: &Key) -> Result<Option<(Origin, u64)>> {
+        Ok(self.row(key)?.map(|row| (row.origin, row.sequence)))
+    }
+
     fn row(&self, key: &Key) -> Result<Option<RecordRow>> {
         let kind = key.kind();
         self.inner.index.row(table_of(kind), &row_key(kind, &key.to_bytes()))
@@ -96,7 +101,6 @@ impl Store {
 mod tests {
     use larder_protocol::record::{Numbered, Record, TagTarget};
     use larder_protocol::stamp::{HybridTime, Stamp};
-    use larder_protocol::vector::Origin;
 
     use super::super::journal::now_ms;
     use super::super::tests::{IMAGE, IMAGE_INDEX, Place, image, push, put, repository, tag};

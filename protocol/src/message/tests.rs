@@ -7,6 +7,7 @@ use proptest::prelude::*;
 use super::*;
 use crate::access::{Actions, Grant, Robot, Rule, Site, User};
 use crate::digest::Algorithm;
+use crate::keys::{Keys, Later};
 use crate::record::{Archived, Key, Link, Located, Manifest, PackId, Record, Roles, TagTarget, Value};
 use crate::stamp::{HybridTime, Stamp};
 
@@ -116,11 +117,14 @@ fn frames_of_version_2() -> Vec<(String, Frame)> {
     let grants = vec![Grant { repositories: "team/**".to_owned(), actions: Actions::PULL.and(Actions::PUSH) }];
     let robot = Robot { secret: [5; 32], expires_ms: Some(1_800_000_000_000), grants, extra: extra.clone() };
     let site = Site { repositories: vec!["shop/**".to_owned()], extra: extra.clone() };
+    let later = |number: u8, before_until_ms| Later { key: NodeId([number; 32]), signature: ([3; 32], [4; 32]), before_until_ms };
+    let keys = Keys { later: vec![later(5, Some(1_800_000_000_000)), later(6, None)], extra: extra.clone() };
     let rule = Rule { actions: Actions::DELETE, extra };
     let frames = vec![
         ("user", access(Key::User("alice".to_owned()), Value::User(user))),
         ("robot", access(Key::Robot("ci".to_owned()), Value::Robot(robot))),
         ("site", access(Key::Site(NodeId([9; 32])), Value::Site(site))),
+        ("keys", access(Key::Keys(NodeId([9; 32])), Value::Keys(keys))),
         ("rule", access(Key::Rule("group:dev".to_owned(), "team/**".to_owned()), Value::Rule(rule))),
         ("role", Update::Records(vec![NumberedRecord { origin: origin(), sequence: 1, record: role.to_raw() }]).to_frame()),
         ("request-follow", Request::Follow(digest).to_frame()),
@@ -202,7 +206,7 @@ proptest! {
     }
 
     #[test]
-    fn s34_flipped_bits_never_panic(which in 0usize..65, bit in any::<prop::sample::Index>()) {
+    fn s34_flipped_bits_never_panic(which in 0usize..66, bit in any::<prop::sample::Index>()) {
         let frames = all_frames();
         let mut frame = frames[which % frames.len()].1.clone();
         let at = bit.index(frame.body.len() * 8);

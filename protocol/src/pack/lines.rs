@@ -230,13 +230,14 @@ pub fn record_line(numbered: &Numbered, inline: bool) -> String {
             about: if let Some(Value::Member(member)) = value { Some(member.clone()) } else { None },
         },
         // Kinds that came after the first version of this format stand here by number, so that programs of then read the pack too.
-        (key @ (Key::Role(_) | Key::User(_) | Key::Robot(_) | Key::Rule(..) | Key::Site(_) | Key::Unknown { .. }), value) => {
-            Body::Unknown {
-                number: key.kind(),
-                key: BASE64.encode(key.to_bytes()),
-                value: value.as_ref().map(|value| BASE64.encode(value.to_bytes())),
-            }
-        }
+        (
+            key @ (Key::Role(_) | Key::User(_) | Key::Robot(_) | Key::Rule(..) | Key::Site(_) | Key::Keys(_) | Key::Unknown { .. }),
+            value,
+        ) => Body::Unknown {
+            number: key.kind(),
+            key: BASE64.encode(key.to_bytes()),
+            value: value.as_ref().map(|value| BASE64.encode(value.to_bytes())),
+        },
     };
     let deleted = record.value.is_none();
     json(&RecordLine { body, deleted, stamp: record.stamp.into(), origin: (*origin).into(), sequence: *sequence })

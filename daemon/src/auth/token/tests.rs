@@ -39,8 +39,8 @@ fn claims(node: &Node) -> Claims {
 }
 
 fn read_by(token: &str, member: &Node, now: u64) -> Result<Claims, InvalidToken> {
-    let is_issuer = |node: &NodeId| *node == member.id();
-    read(token, &Expected { audience: "cluster", purpose: Use::Access, now, is_issuer: &is_issuer })
+    let counts_until = |node: &NodeId| (*node == member.id()).then_some(u64::MAX);
+    read(token, &Expected { audience: "cluster", purpose: Use::Access, now, counts_until: &counts_until })
 }
 
 #[test]
@@ -91,9 +91,25 @@ fn s14_a_header_that_names_an_algorithm_or_a_key_is_not_followed() {
 #[test]
 fn a_token_that_was_checked_ends_with_its_issuer() {
     let node = Node::new();
-    let nobody = |_: &NodeId| false;
-    let expected = Expected { audience: "cluster", purpose: Use::Access, now: 150, is_issuer: &nobody };
+    let nobody = |_: &NodeId| None;
+    let expected = Expected { audience: "cluster", purpose: Use::Access, now: 150, counts_until: &nobody };
     assert_eq!(check(&claims(&node), &expected), Err(InvalidToken::Issuer));
+}
+
+#[test]
+fn s29_of_a_key_that_was_changed_only_what_it_signed_before_counts_and_only_until_it_ends() {
+    let node = Node::new();
+    let token = |exp| write(&Claims { exp, ..claims(&node) }, &|bytes| node.sign(bytes));
+    let read_at = |token: &str, now| {
+        let until = |_: &NodeId| Some(200);
+        read(token, &Expected { audience: "cluster", purpose: Use::Access, now, counts_until: &until }).map(|claims| claims.exp)
+    };
+    assert_eq!(read_at(&token(200), 199), Ok(200));
+    assert_eq!(read_at(&token(201), 150), Err(InvalidToken::Issuer), "such a long life was given after the change");
+    let revoked = |_: &NodeId| Some(150);
+    let expected = Expected { audience: "cluster", purpose: Use::Access, now: 150, counts_until: &revoked };
+    assert_eq!(read(&token(150), &expected), Err(InvalidToken::Expired));
+    assert_eq!(read(&token(200), &expected), Err(InvalidToken::Issuer));
 }
 
 proptest! {

@@ -348,8 +348,8 @@ async fn figures_of_a_connection() {
     let (server, client) = (Site::start("server", "x").await, Site::start("client", "x").await);
     server.let_in(&client).await;
     let (server, client) = (server.stop().await, client.stop().await);
-    let listening = Endpoint::open("127.0.0.1:0".parse().expect("address"), &server.identity(), Arc::new(|_| true)).expect("port");
-    let dialling = Endpoint::open("127.0.0.1:0".parse().expect("address"), &client.identity(), Arc::new(|_| true)).expect("port");
+    let listening = Endpoint::open("127.0.0.1:0".parse().expect("address"), &server.identity(), Arc::new(|key| Some(*key))).expect("port");
+    let dialling = Endpoint::open("127.0.0.1:0".parse().expect("address"), &client.identity(), Arc::new(|key| Some(*key))).expect("port");
     let (address, node) = (listening.address(), server.identity().node());
     let accepting = tokio::spawn(async move {
         let mut accepted = Vec::new();
@@ -362,7 +362,7 @@ async fn figures_of_a_connection() {
     let before = resident();
     let mut dialled = Vec::new();
     while dialled.len() < wanted {
-        dialled.push(dialling.dial(node, address).await.expect("dial"));
+        dialled.push(dialling.dial(node, &Counting::first(node), address).await.expect("dial"));
     }
     let accepted = accepting.await.expect("accepted");
     let each = resident().saturating_sub(before) / (2 * wanted);

@@ -83,14 +83,14 @@ async fn bind() -> UdpSocket {
 }
 
 fn endpoint_of(place: &Place) -> Endpoint {
-    Endpoint::open("127.0.0.1:0".parse().expect("address"), &place.identity(), Arc::new(|_| false)).expect("port")
+    Endpoint::open("127.0.0.1:0".parse().expect("address"), &place.identity(), Arc::new(|_| None)).expect("port")
 }
 
 /// What quinn says first to a node.
 async fn first_packet(place: &Place, to: NodeId) -> Vec<u8> {
     let recorder = bind().await;
     let (endpoint, address) = (endpoint_of(place), recorder.local_addr().expect("bound"));
-    let call = tokio::spawn(async move { endpoint.dial(to, address).await.map(drop) });
+    let call = tokio::spawn(async move { endpoint.dial(to, &Counting::first(to), address).await.map(drop) });
     let mut packet = vec![0; 65536];
     let (length, _) = recorder.recv_from(&mut packet).await.expect("a packet");
     call.abort();
@@ -126,7 +126,7 @@ async fn s27_a_stranger_costs_a_retry_and_gets_no_more_bytes_than_it_sends() {
     for _ in 0..5 {
         let endpoint = endpoint_of(&stranger);
         // The client's half of the handshake ends before the victim has looked at the key.
-        if let Ok(connection) = endpoint.dial(victim.node(), relay.address).await {
+        if let Ok(connection) = endpoint.dial(victim.node(), &Counting::first(victim.node()), relay.address).await {
             tokio::time::timeout(DEADLINE, connection.closed()).await.expect("it is sent away");
         }
     }

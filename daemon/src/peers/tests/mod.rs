@@ -4,9 +4,10 @@ use std::net::UdpSocket;
 
 use bytes::Bytes;
 use larder_protocol::digest::Algorithm;
+use larder_protocol::keys::Counting;
 use larder_protocol::message::{Answer, Class, Request, Update};
 use larder_protocol::name::{RepositoryName, Tag};
-use larder_protocol::record::Link as BlobLink;
+use larder_protocol::record::{Link as BlobLink, Value};
 use tempfile::TempDir;
 
 use super::endpoint::{Connection, Stream};
@@ -22,6 +23,7 @@ mod fleet;
 mod future;
 mod hostile;
 mod keep;
+mod keys;
 mod lives;
 mod records;
 mod roles;
@@ -216,8 +218,9 @@ impl Impostor {
 
     /// Gets through the client's half of a handshake.
     async fn with_key_of(place: &Place, victim: &Site) -> Self {
-        let endpoint = Endpoint::open("127.0.0.1:0".parse().expect("address"), &place.identity(), Arc::new(|_| false)).expect("port");
-        let connection = endpoint.dial(victim.node(), victim.peers.inner.endpoint.address()).await.expect("dial");
+        let endpoint = Endpoint::open("127.0.0.1:0".parse().expect("address"), &place.identity(), Arc::new(|_| None)).expect("port");
+        let keys = Counting::first(victim.peers.inner.identity.used().key());
+        let connection = endpoint.dial(victim.node(), &keys, victim.peers.inner.endpoint.address()).await.expect("dial");
         Self { _endpoint: endpoint, connection }
     }
 
