@@ -5,6 +5,7 @@ mod keys;
 mod oidc;
 mod rights;
 mod secrets;
+mod sessions;
 mod tokens;
 
 use larder_harness::{Node, NodeBuilder, Registry, Response};

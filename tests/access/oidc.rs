@@ -183,8 +183,13 @@ async fn a_person_signs_in_through_the_issuers_page() {
     callback(&back, &cookie).await.expect(403, "it counts once");
     let (page, cookie) = begin().await;
     let back = issuer.agrees(&page, "alice").await;
-    let given = callback(&back, &cookie).await.expect(200, "signed in").json();
+    let begun = callback(&back, &cookie).await.expect(200, "signed in");
     callback(&back, &cookie).await.expect(403, "it counts once");
+    assert_eq!(begun.json()["name"], "claim:ci:alice");
+    let session = begun.header("set-cookie").split(';').next().expect("a cookie").to_owned();
+    let asked = [("cookie", session.as_str()), ("larder-session", "1"), ("content-type", "application/x-www-form-urlencoded")];
+    let scope = "scope=repository:team/app:pull,push";
+    let given = anyone.request("POST", "/auth/session/token", &asked, scope).await.expect(200, "a token").json();
     let alice = anyone.with_token(given["token"].as_str().expect("a token"));
     alice.push_image("team/app", "1", &Image::from_seed(2, &[100])).await;
     alice.request("POST", "/v2/other/blobs/uploads/", &[], Body::empty()).await.expect_error(403, "DENIED", "no rule");

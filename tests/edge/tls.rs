@@ -78,6 +78,24 @@ async fn raw(node: &Node, authority: &Authority, request: &str) -> String {
 }
 
 #[tokio::test]
+async fn s45_a_session_over_tls_never_goes_in_the_clear_and_only_to_this_host() {
+    let authority = Authority::new("ca");
+    let node = node(&authority, "node", &[]).await;
+    node.add_user("alice", "secret").await;
+    let form = "username=alice&password=secret";
+    let ask = async |host: &str| {
+        let head = format!("POST /auth/session HTTP/1.1\r\nhost: {host}\r\nlarder-session: 1\r\nconnection: close\r\n");
+        raw(&node, &authority, &format!("{head}content-length: {}\r\n\r\n{form}", form.len())).await
+    };
+    let answer = ask("localhost").await;
+    let cookie = answer.lines().find_map(|line| line.strip_prefix("set-cookie: ")).unwrap_or_else(|| panic!("{answer}"));
+    assert!(cookie.starts_with("__Host-larder_session=") && cookie.ends_with("; HttpOnly; SameSite=Strict; Secure"), "{cookie}");
+    // Called by a name that the certificate does not prove it gives none.
+    let answer = ask("evil.example.org").await;
+    assert!(answer.starts_with("HTTP/1.1 403") && !answer.contains("set-cookie"), "{answer}");
+}
+
+#[tokio::test]
 async fn s44_only_tls_1_2_and_1_3_are_spoken_and_plain_http_is_not() {
     let authority = Authority::new("ca");
     let node = node(&authority, "node", &[]).await;

@@ -3,7 +3,7 @@
 //! - **Who there is** (`directory`): people, robots and rules are records, so they are the same on every node; a password file may add people
 //!   on one. All of it is read anew when something has changed, which each request looks at first: what was taken away is gone with the next.
 //! - **Who is asking** (`password`, `token`, `foreign`): a name and a password, a client's certificate, a robot's token, a token that a member has signed, or one of a
-//!   configured issuer. The key and the algorithm are ours to choose, and never the token's.
+//!   configured issuer. The key and the algorithm are ours to choose, and never the token's. People with a browser keep a `session`, which gets them tokens.
 //! - **May they** (`policy`): one function, without I/O. What no rule gives is refused. Its answer is asked anew at every request, also of who comes
 //!   with a token: a token limits what its owner may do, and adds nothing.
 //! - **Who says so** (`manage`): what the commands of the command line do.
@@ -56,6 +56,7 @@ mod manage;
 pub mod password;
 pub mod policy;
 pub mod scope;
+mod session;
 mod token;
 
 pub use audit::{Audit, Event, LISTED_MAX, Wanted};
@@ -69,6 +70,7 @@ use directory::Since;
 use foreign::Foreign;
 use login::Logins;
 use password::Passwords;
+use session::Sessions;
 use token::{Claims, Expected, InvalidToken, Use};
 
 /// What robots' names begin with when they sign in.
@@ -109,6 +111,7 @@ struct Inner {
     started: Instant,
     foreign: Foreign,
     logins: Logins,
+    sessions: Sessions,
     audit: Arc<Audit>,
     events: Mutex<Option<audit::Events>>,
     tokens: Mutex<HashMap<[u8; 32], Arc<Claims>>>,
@@ -219,6 +222,7 @@ impl Auth {
             started: Instant::now(),
             foreign: Foreign::new(config)?,
             logins: Logins::default(),
+            sessions: Sessions::new(config.auth.session_life),
             audit: Arc::new(audit),
             events: Mutex::new(Some(events)),
             tokens: Mutex::default(),
@@ -369,6 +373,40 @@ impl Auth {
         let who = self.inner.logins.end(|name| self.inner.foreign.issuer(name), returned).await?;
         let snapshot = self.current().map_err(|error| error.to_string())?;
         Ok(Caller { who, since: None, scope: None, snapshot })
+    }
+
+    /// Begins a session of a person who has just signed in: its secret, and how long it lasts. `None`: it is nobody, or a program.
+    pub fn begin_session(&self, caller: &Caller) -> Option<(String, Duration)> {
+        let is_person = matches!(caller.who, Who::User { .. } | Who::Workload { .. }) && caller.scope.is_none();
+        is_person.then(|| self.inner.sessions.begin(caller.who.clone(), caller.since, Instant::now()))
+    }
+
+    /// Whose session this secret is of, and how long it lasts still.
+    ///
+    /// # Errors
+    /// It is over, or its owner was removed or has another password now.
+    pub fn by_session(&self, secret: &str) -> Result<(Caller, Duration), Refused> {
+        let snapshot = self.current()?;
+        let over = || wrong("the session is over; sign in again");
+        let found = self.inner.sessions.find(secret, Instant::now()).ok_or_else(over)?;
+        // Looked up anew each time: what was taken away is gone (S16).
+        let (who, since) = match &found.who {
+            Who::User { name, .. } => {
+                let now = snapshot.user(name).filter(|(_, now)| found.since.is_some_and(|since| since.holds(*now)));
+                let (who, now) = now.ok_or_else(|| {
+                    self.end_session(secret);
+                    over()
+                })?;
+                (who, Some(now))
+            }
+            other => (other.clone(), None),
+        };
+        Ok((Caller { who, since, scope: None, snapshot }, found.left))
+    }
+
+    /// Ends a session.
+    pub fn end_session(&self, secret: &str) {
+        self.inner.sessions.end(secret);
     }
 
     /// Who has this refresh token.

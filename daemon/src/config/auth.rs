@@ -37,6 +37,8 @@ pub struct Auth {
     pub token_life: Duration,
     /// How long a client may get new ones without a password.
     pub refresh_life: Duration,
+    /// How long a browser stays signed in.
+    pub session_life: Duration,
     /// What is written down.
     pub audit: AuditLevel,
     /// How long it is kept.
@@ -93,6 +95,7 @@ impl Default for Auth {
             htpasswd: None,
             token_life: Duration::from_secs(5 * 60),
             refresh_life: 30 * DAY,
+            session_life: Duration::from_secs(12 * 3600),
             audit: AuditLevel::Changes,
             audit_kept: 7 * DAY,
         }

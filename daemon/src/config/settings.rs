@@ -105,6 +105,7 @@ pub(super) const SETTINGS: &[Setting] = settings! {
     // Clients take a token for good for a minute at least.
     "auth.token_life" => |draft, value| draft.config.auth.token_life = value.duration("1s", "1d")?;
     "auth.refresh_life" => |draft, value| draft.config.auth.refresh_life = value.duration("1m", "365d")?;
+    "auth.session_life" => |draft, value| draft.config.auth.session_life = value.duration("1s", "7d")?;
     "auth.audit" => |draft, value| {
         let levels = [AuditLevel::Off, AuditLevel::Changes, AuditLevel::Everything];
         draft.config.auth.audit = value.choice(&["off", "changes", "everything"], &levels)?;

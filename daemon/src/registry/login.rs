@@ -1,7 +1,7 @@
-//! `/auth/login` and `/auth/callback`: people sign in through an issuer, and get a token of this registry.
+//! `/auth/login` and `/auth/callback`: people sign in through an issuer, and get a session ([`super::session`]).
 //!
 //! The browser keeps one cookie between the two, which only says that both are the same browser; it gives no right to anything, and ends with
-//! the sign-in. What comes of it is JSON: whoever shows pages to people keeps the token as it likes.
+//! the sign-in. What comes of it is JSON, who has signed in, and the session's own cookie.
 
 use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, header};
 use hyper::body::Incoming;
@@ -9,9 +9,8 @@ use hyper::body::Incoming;
 use super::error::Error;
 use super::noted::Note;
 use super::query::Query;
-use super::token::Asked;
-use super::{Body, Front, empty};
-use crate::auth::{Access, Returned, Who};
+use super::{Body, Front, empty, session};
+use crate::auth::Returned;
 use crate::tls::Client;
 
 const BEGIN: &str = "/auth/login";
@@ -24,17 +23,17 @@ const COOKIE_LIFE_S: u32 = 600;
 
 /// Whether an address is for here.
 pub(super) fn is_about(path: &str) -> bool {
-    path == BEGIN || path == END
+    path == BEGIN || path == END || session::is_about(path)
 }
 
 impl Front {
     /// Answers a browser.
     pub(super) async fn answer_login(&self, request: Request<Incoming>, client: &Client, number: u64) -> Response<Body> {
-        let (head, _) = request.into_parts();
-        let query = Query::parse(head.uri.query());
-        let answered = match (&head.method, head.uri.path()) {
-            (&Method::GET, BEGIN) => self.begin_login(&head.headers, &query, client).await,
-            (&Method::GET, _) => self.end_login(&head.headers, &query, client).await,
+        let query = Query::parse(request.uri().query());
+        let answered = match (request.method(), request.uri().path()) {
+            (_, path) if session::is_about(path) => self.answer_session(request, client).await,
+            (&Method::GET, BEGIN) => self.begin_login(request.headers(), &query, client).await,
+            (&Method::GET, _) => self.end_login(request.headers(), &query, client).await,
             _ => Err(Error::Method { allow: "GET".to_owned() }),
         };
         let mut response = answered.unwrap_or_else(|error| super::refused(&error, ENDPOINT, number));
@@ -75,11 +74,8 @@ impl Front {
         Note::new("sign-in", client.ip())
             .of_token(self.auth.audit(), caller.as_ref().map(|caller: &crate::auth::Caller| caller.who.clone()));
         let caller = caller?;
-        debug_assert!(matches!(caller.who, Who::Workload { .. }));
-        let access = vec![Access::all()];
-        // No refresh token: who signs in there again is asked again.
-        let mut response = self.given(Asked { caller, access, with_refresh: false });
-        response.headers_mut().insert(header::SET_COOKIE, cookie("", 0, false));
+        let mut response = self.begin_session(&caller, headers, client)?;
+        response.headers_mut().append(header::SET_COOKIE, cookie("", 0, false));
         Ok(response)
     }
 }

@@ -64,6 +64,7 @@ mod range;
 mod referrers;
 mod route;
 mod server;
+mod session;
 mod tags;
 mod token;
 mod uploads;

@@ -136,7 +136,7 @@ impl Front {
         self.auth.identify(shown.map(HeaderValue::as_bytes), client).await.map_err(|refused| self.not_identified(refused))
     }
 
-    fn not_identified(&self, refused: Refused) -> Error {
+    pub(super) fn not_identified(&self, refused: Refused) -> Error {
         match refused {
             Refused::Credentials(why) => Error::Unauthorized { why, challenge: "Basic realm=\"larder\", charset=\"UTF-8\"".to_owned() },
             other => Error::Identity(other),
