@@ -128,6 +128,11 @@ async fn a_job_of_a_ci_system_pushes_to_its_repository_and_nowhere_else() {
     let by_token = anyone.with_token(given["token"].as_str().expect("a token"));
     by_token.push_image("acme/app", "2", &image).await;
     open(&by_token, "acme/other").await.expect_error(403, "DENIED", "no more than before");
+    // It begins no session, which would outlast it.
+    let form = format!("username=oidc&password={job}");
+    let headers = [("larder-session", "1"), ("content-type", "application/x-www-form-urlencoded")];
+    let refused = anyone.request("POST", "/auth/session", &headers, form.as_str()).await.expect(403, "for people only");
+    assert!(refused.headers.get("set-cookie").is_none());
     // Other jobs of the same issuer may nothing.
     for other in ["job2", "job3"] {
         let token = issuer.token(other, "registry.example.org").await;

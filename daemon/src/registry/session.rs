@@ -23,7 +23,7 @@ use super::noted::Note;
 use super::query::Query;
 use super::token::Asked;
 use super::{Body, Front, empty};
-use crate::auth::{Caller, Refused, scope};
+use crate::auth::{Caller, Refused, Who, scope};
 use crate::tls::Client;
 
 pub(super) const PATH: &str = "/auth/session";
@@ -77,6 +77,10 @@ impl Front {
         let caller = self.auth.sign_in(name, password.as_bytes(), client.ip()).await.map_err(|refused| self.not_identified(refused));
         Note::new("sign-in", client.ip()).of_token(self.auth.audit(), caller.as_ref().map(|caller| caller.who.clone()));
         let caller = caller?;
+        // An issuer's token ends soon, and what comes of it must not outlast it: people come through the issuer's page.
+        if !matches!(caller.who, Who::User { .. }) {
+            return Err(Error::Login { why: "this is for people with a password".to_owned() });
+        }
         self.begin_session(&caller, headers, client)
     }
 
