@@ -2,6 +2,7 @@
 
 mod export;
 mod faults;
+mod iam;
 mod packs;
 mod parts;
 mod real;
