@@ -19,7 +19,7 @@ use crate::contestants::{Contestant, Encryption, Goods};
 use crate::loads::{Asked, Bench, Load, Sample, numbered};
 
 const PROGRAM: &str = env!("CARGO_BIN_EXE_larder");
-const ROUNDS: usize = 3;
+const ROUNDS: usize = 5;
 const MEMORY_MAX_MIB: f64 = 200.0;
 /// What the pushes of a load take of the page cache, all contestants together.
 const TOUCHED_MAX: usize = 6 << 30;
