@@ -1,6 +1,6 @@
 //! Sixteen nodes pull one new image at once.
 
-use crate::pulls::{Pushed, image_size, pull_all, quiet};
+use crate::pulls::{LAYERS_AT_ONCE, Pushed, image_size, pull_all, quiet};
 use crate::{PROGRAM, cluster, is_quick, within};
 use futures_util::future::join_all;
 use larder_harness::rig::machine::Busy;
@@ -51,7 +51,7 @@ async fn ours(hosts: &[Host]) -> Vec<Figure> {
     join_all(nodes.iter().map(|node| second.visible(node))).await;
     let early = traffic() - before;
     let busy = Busy::start();
-    let (seconds, failed) = pull_all(&second, &nodes).await;
+    let (seconds, failed) = pull_all(&second, &nodes, LAYERS_AT_ONCE).await;
     let all_busy = busy.percent();
     let sent = traffic() - before;
     quiet(hosts).await;

@@ -1,6 +1,7 @@
 //! The node that an image was pushed to dies while everybody pulls it (F22).
 //!
-//! Its cable is twice as fast as the others', so that all of the image is somewhere else when they have 60 % of it.
+//! Its cable is twice as fast as the others', and everybody asks for all layers at once, so that all of the image is somewhere else when they have 60 % of
+//! it: what nobody has asked for yet would be lost with it.
 
 use crate::pulls::{Pushed, image_size, pull_all, quiet};
 use crate::{PROGRAM, cluster, within};
@@ -28,7 +29,7 @@ async fn f22_all_finish_without_the_origin() {
         let mut nodes = cluster(&hosts, |node| node).await;
         let whole = Pushed::new(1, image_size());
         push(&whole, &nodes).await;
-        let (undisturbed, failed_before) = pull_all(&whole, &nodes[1..]).await;
+        let (undisturbed, failed_before) = pull_all(&whole, &nodes[1..], usize::MAX).await;
         quiet(&hosts).await;
 
         let image = Pushed::new(2, image_size());
@@ -51,7 +52,7 @@ async fn f22_all_finish_without_the_origin() {
             println!("origin killed when the others had {:.2} of it, and it had sent {:.2} copies", at.0, at.1);
             at
         };
-        let ((seconds, failed), killed_at) = tokio::join!(pull_all(&image, others), killed);
+        let ((seconds, failed), killed_at) = tokio::join!(pull_all(&image, others, usize::MAX), killed);
         let last = |seconds: &[f64]| seconds.last().copied().unwrap_or(f64::INFINITY);
         vec![
             Figure::new("8 nodes pull at once, the origin lives: the last after", last(&undisturbed), "s"),

@@ -1,4 +1,4 @@
-//! Images for figures, and pulling them as docker does: by tag, three layers at a time, every byte verified.
+//! Images for figures, and pulling them as docker does: by tag, three layers at a time unless a scenario wants it otherwise, every byte verified.
 
 use bytes::Bytes;
 use futures_util::future::join_all;
@@ -10,7 +10,7 @@ use sha2::{Digest, Sha256};
 use std::time::{Duration, Instant};
 
 /// Layers that a client pulls at a time.
-const LAYERS_AT_ONCE: usize = 3;
+pub const LAYERS_AT_ONCE: usize = 3;
 /// Layers of an image, in parts of the whole: a large one, some in the middle, some small ones.
 const LAYERS: [u64; 8] = [64, 32, 16, 8, 4, 2, 1, 1];
 const LAYERS_SUM: u64 = 128;
@@ -43,15 +43,15 @@ impl Pushed {
 
     /// Pulls it from the registry at `url`; gives the seconds that it took.
     pub async fn pull(&self, url: &str) -> f64 {
-        self.try_pull(url).await.unwrap_or_else(|why| panic!("{why}"))
+        self.try_pull(url, LAYERS_AT_ONCE).await.unwrap_or_else(|why| panic!("{why}"))
     }
 
     /// The same from a registry that may not have all of it.
-    pub async fn try_pull(&self, url: &str) -> Result<f64, String> {
+    pub async fn try_pull(&self, url: &str, at_once: usize) -> Result<f64, String> {
         let begin = Instant::now();
         let manifest = Registry::new(url).pull_manifest(REPOSITORY, &self.tag).await.expect(200, "pull a manifest");
         assert_eq!(manifest.body, self.image.manifest);
-        let mut pulls = stream::iter(&self.blobs).map(|(digest, size)| blob(url, digest, *size)).buffer_unordered(LAYERS_AT_ONCE);
+        let mut pulls = stream::iter(&self.blobs).map(|(digest, size)| blob(url, digest, *size)).buffer_unordered(at_once);
         while let Some(pulled) = pulls.next().await {
             pulled?;
         }
@@ -79,9 +79,9 @@ impl Pushed {
 }
 
 /// Pulls an image from each of these nodes at once: the seconds of those that came to their end, the shortest first, and how many did not.
-pub async fn pull_all(image: &Pushed, nodes: &[Node]) -> (Vec<f64>, usize) {
+pub async fn pull_all(image: &Pushed, nodes: &[Node], at_once: usize) -> (Vec<f64>, usize) {
     let pulled = join_all(nodes.iter().map(|node| async {
-        let pulled = image.try_pull(&node.url()).await;
+        let pulled = image.try_pull(&node.url(), at_once).await;
         pulled.inspect_err(|why| println!("{}: {why}", node.name())).ok()
     }));
     let pulled = pulled.await;

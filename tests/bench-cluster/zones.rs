@@ -1,6 +1,6 @@
 //! Two sites with a thin line between them: how often an image crosses it when everybody wants it.
 
-use crate::pulls::{Pushed, image_size, pull_all, quiet};
+use crate::pulls::{LAYERS_AT_ONCE, Pushed, image_size, pull_all, quiet};
 use crate::{PROGRAM, cluster, within};
 use futures_util::future::join_all;
 use larder_harness::rig::machine::Busy;
@@ -35,7 +35,8 @@ async fn two_zones_share_what_crossed_the_line_between_them() {
         join_all(nodes.iter().map(|node| image.visible(node))).await;
         let busy = Busy::start();
         let (near, far) = nodes.split_at(NODES_EACH);
-        let ((near, near_failed), (far, far_failed)) = tokio::join!(pull_all(&image, near), pull_all(&image, far));
+        let ((near, near_failed), (far, far_failed)) =
+            tokio::join!(pull_all(&image, near, LAYERS_AT_ONCE), pull_all(&image, far, LAYERS_AT_ONCE));
         let percent = busy.percent();
         let crossed = wan.traffic() - before;
         quiet(&hosts).await;
