@@ -127,10 +127,10 @@ impl Inner {
             tokio::select! {
                 () = stop.cancelled() => break,
                 () = sleep_until(look) => {
-                    not_looked_before = Instant::now() + BACKOFF_MAX;
                     tokio::select! {
                         () = stop.cancelled() => break,
                         looked = self.look_and_tell(&bucket) => if let Err(error) = looked {
+                            not_looked_before = Instant::now() + BACKOFF_MAX;
                             tracing::warn!(bucket = bucket.id(), %error, "could not look whether the bucket holds what was written to it; trying again in {BACKOFF_MAX:?}");
                         },
                     }
