@@ -16,8 +16,10 @@ JEPSEN_SECONDS ?= 600
 LOSSES ?= 200
 # How many seeds `make sim` tries.
 SIM_SEEDS ?= 100000
+# How many pushes of a month `make bench-archive` replays.
+PUSHES ?= 10000
 
-.PHONY: help run demo test sim bench bench-check bench-restore bench-cluster bench-fleet bench-scale losses soak jepsen fuzz lint deny deb build
+.PHONY: help run demo test sim bench bench-check bench-archive bench-restore bench-cluster bench-fleet bench-scale losses soak jepsen fuzz lint deny deb build
 
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 16
@@ -53,6 +55,10 @@ bench-check: ## instructions of the core paths beside the numbers kept in tests/
 bench-cluster: ## the same of many nodes with a network between them; needs root; BENCH_QUICK, BENCH_MIB
 	packaging/setup test
 	cargo test $(profile) -p larder --test bench-cluster -- --ignored --nocapture --test-threads=1
+
+bench-archive: ## a month of 10,000 pushes: requests, bytes and dollars for each, beside docker-registry on S3; PUSHES
+	packaging/setup test
+	PUSHES=$(PUSHES) cargo test $(profile) -p larder --test bench-archive -- --nocapture
 
 bench-restore: ## a node back from a bucket with 1,000,000 blobs in 100,000 images, and with a layer of 3 GiB
 	packaging/setup build

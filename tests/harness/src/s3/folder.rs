@@ -190,6 +190,31 @@ impl S3 for Folder {
         }))
     }
 
+    async fn list_objects(&self, request: S3Request<ListObjectsInput>) -> S3Result<S3Response<ListObjectsOutput>> {
+        let marker = request.input.marker.clone();
+        let asked = request.map_input(|input| ListObjectsV2Input {
+            bucket: input.bucket,
+            prefix: input.prefix,
+            delimiter: input.delimiter,
+            max_keys: input.max_keys,
+            start_after: input.marker,
+            ..Default::default()
+        });
+        let listed = self.list_objects_v2(asked).await?.output;
+        Ok(S3Response::new(ListObjectsOutput {
+            marker,
+            next_marker: listed.next_continuation_token,
+            name: listed.name,
+            prefix: listed.prefix,
+            max_keys: listed.max_keys,
+            is_truncated: listed.is_truncated,
+            contents: listed.contents,
+            delimiter: listed.delimiter,
+            common_prefixes: listed.common_prefixes,
+            ..Default::default()
+        }))
+    }
+
     async fn copy_object(&self, request: S3Request<CopyObjectInput>) -> S3Result<S3Response<CopyObjectOutput>> {
         let input = request.input;
         let CopySource::Bucket { bucket, key, .. } = &input.copy_source else { return Err(s3_error!(NotImplemented)) };
