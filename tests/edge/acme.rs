@@ -70,7 +70,7 @@ async fn pebble(folder: &Path, authority: &Authority, http_port: u16, tls_port: 
         Command::new("pebble")
             .args(["-config", configuration.to_str().expect("text"), "-dnsserver", &dns])
             .env("PEBBLE_VA_NOSLEEP", "1")
-            .env("PEBBLE_WFE_NONCEREJECT", "20"),
+            .env("PEBBLE_WFE_NONCEREJECT", "5"),
     );
     wait_until("pebble listens", PATIENCE, async || std::net::TcpStream::connect(("127.0.0.1", port)).ok()).await;
     Pebble { children: vec![server, pebble], directory: format!("https://localhost:{port}/dir") }
