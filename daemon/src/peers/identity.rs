@@ -3,7 +3,7 @@
 //! The key is an Ed25519 pair and lies in `node.key` (PKCS#8, 0600) in the data folder; it is made at the first start, and read nowhere else. The public half of
 //! the first is the node's id, for ever. TLS uses the key as a raw public key (RFC 7250), so there is no certificate, no authority and no date.
 //!
-//! A key can be changed ([`super::rotation`]): the next lies in `node.key.next` until it is used, and `node.keys` has the id and how each key was signed in by the
+//! A key can be changed ([`super::own`]): the next lies in `node.key.next` until it is used, and `node.keys` has the id and how each key was signed in by the
 //! one before; what the others are told of it is a record.
 //!
 //! # What a crash leaves
