@@ -94,15 +94,21 @@ impl<'a> Held<'a> {
         Ok(true)
     }
 
-    /// What a tag named before, and can be had from the bucket.
+    /// What a tag named before, and can be had from the bucket; or that it had been deleted.
     fn before(&mut self, key: &Key) -> Result<Option<Record>, Error> {
         let Key::Tag(repository, tag) = key else { return Ok(None) };
-        for version in self.store.tag_history(repository, tag, VERSIONS_MAX)?.into_iter().filter(|version| !version.current) {
-            if self.is_whole(repository, &version.digest)? {
+        let mut replaced = None;
+        for version in self.store.tag_history(repository, tag, VERSIONS_MAX)? {
+            // I4: what stood between the two versions was a delete.
+            if let Some(stamp) = replaced.filter(|stamp| *stamp > version.stamp) {
+                return Ok(Some(Record { key: key.clone(), value: None, stamp }));
+            }
+            if !version.current && self.is_whole(repository, &version.digest)? {
                 let value = Some(Value::Tag(TagTarget { digest: version.digest, replaced: None }));
                 return Ok(Some(Record { key: key.clone(), value, stamp: version.stamp }));
             }
+            replaced = version.replaced;
         }
-        Ok(None)
+        Ok(replaced.map(|stamp| Record { key: key.clone(), value: None, stamp }))
     }
 }

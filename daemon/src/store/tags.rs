@@ -35,6 +35,8 @@ pub struct TagVersion {
     pub digest: Digest,
     /// When and by whom it was pushed.
     pub stamp: Stamp,
+    /// What it replaced, a delete too, as its own node knew it.
+    pub replaced: Option<Stamp>,
     /// When and by whom it was replaced or deleted; the next version that is known of may have come after others.
     pub until: Option<Stamp>,
     /// It is what the tag names now.
@@ -75,8 +77,9 @@ impl Store {
         let mut versions: Vec<TagVersion> = Vec::new();
         let mut add = |record: Record, current, lost_to| {
             let until = record.value.is_none().then_some(record.stamp).or(versions.last().map(|version| version.stamp));
+            let replaced = if let Some(Value::Tag(target)) = &record.value { target.replaced } else { None };
             if let Some(info) = info(record) {
-                versions.push(TagVersion { digest: info.digest, stamp: info.stamp, until, current, lost_to });
+                versions.push(TagVersion { digest: info.digest, stamp: info.stamp, replaced, until, current, lost_to });
             }
             versions.len() < limit
         };

@@ -57,7 +57,7 @@ async fn a_restore_reads_the_checkpoint_and_only_the_packs_behind_it() {
 async fn i7_what_waits_for_a_pack_is_held_back_and_what_was_there_before_is_told() {
     let folder = tempfile::tempdir().expect("a folder");
     let first = node(folder.path(), 1).await;
-    for tag in ["v0", "v1"] {
+    for tag in ["v0", "v1", "v4"] {
         archived(&first, tag).await;
     }
     let named = |node: &Node, tag: &str| node.store.tag(&app(), &tag.parse().expect("a tag")).expect("readable").map(|info| info.digest);
@@ -67,13 +67,16 @@ async fn i7_what_waits_for_a_pack_is_held_back_and_what_was_there_before_is_told
     push(&first.store, "v2", &[b"{}", b"new"]);
     first.store.restore_tag(&app(), &"v3".parse().expect("a tag"), &before.expect("there")).expect("tagged");
     first.store.delete_tag(&app(), &"v0".parse().expect("a tag")).expect("deleted");
+    // I4: deleted, and pushed anew.
+    first.store.delete_tag(&app(), &"v4".parse().expect("a tag")).expect("deleted");
+    push(&first.store, "v4", &[b"{}", b"anew"]);
     first.archive.checkpoint().await.expect("written");
 
     let own = tempfile::tempdir().expect("a folder");
     let (second, report) = restored(folder.path(), own.path(), RestoreOptions::default()).await;
     let report = report.expect("restored");
     assert_eq!((report.packs, report.gaps.len()), (0, 0), "{report:?}");
-    assert_eq!(["v0", "v1", "v2", "v3"].map(|tag| named(&second, tag)), [None, before, None, before]);
+    assert_eq!(["v0", "v1", "v2", "v3", "v4"].map(|tag| named(&second, tag)), [None, before, None, before, None]);
     assert!(second.archive.inner.clone().fill_all().await);
     assert_eq!(second.archive.restoring().await.expect("a progress").lost, 0, "nothing is named that is in no pack");
     let origin = first.store.origin();
@@ -85,7 +88,7 @@ async fn i7_what_waits_for_a_pack_is_held_back_and_what_was_there_before_is_told
     let (third, report) = restored(folder.path(), own.path(), RestoreOptions::default()).await;
     let report = report.expect("restored");
     assert_eq!((report.packs, report.gaps.len()), (1, 0), "{report:?}");
-    for tag in ["v0", "v1", "v2", "v3"] {
+    for tag in ["v0", "v1", "v2", "v3", "v4"] {
         assert_eq!(named(&third, tag), named(&first, tag), "{tag}");
     }
     assert!(named(&third, "v1") != before && pull(&third, b"moved").await && pull(&third, b"new").await);
