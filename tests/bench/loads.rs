@@ -284,23 +284,11 @@ impl Bench<'_> {
     fn push_layers(&self, on: &Contestant) -> (f64, f64) {
         let first = self.next.fetch_add(LAYERS as u64, Ordering::Relaxed);
         let begun = Instant::now();
-        let place = AtomicU64::new(0);
-        std::thread::scope(|scope| {
-            for _ in 0..LAYERS_AT_ONCE {
-                scope.spawn(|| {
-                    let mut wire = self.connect(on);
-                    loop {
-                        let place = place.fetch_add(1, Ordering::Relaxed);
-                        if place >= LAYERS as u64 {
-                            return;
-                        }
-                        // As clients do: they ask first.
-                        wire.ask("HEAD", &format!("/v2/{REPOSITORY}/blobs/{}", self.layer.digest(first + place)), "");
-                        assert_eq!(wire.head().status, 404);
-                        wire.push(REPOSITORY, self.layer, first + place);
-                    }
-                });
-            }
+        self.each_layer(on, |wire, place| {
+            // As clients do: they ask first.
+            wire.ask("HEAD", &format!("/v2/{REPOSITORY}/blobs/{}", self.layer.digest(first + place)), "");
+            assert_eq!(wire.head().status, 404);
+            wire.push(REPOSITORY, self.layer, first + place);
         });
         let descriptor = |number: u64, kind: &str| serde_json::json!({"mediaType": format!("application/vnd.oci.image.{kind}"), "digest": self.layer.digest(number), "size": LAYER_SIZE});
         let layers: Vec<_> = (0..LAYERS as u64).map(|place| descriptor(first + place, "layer.v1.tar")).collect();
@@ -312,27 +300,32 @@ impl Bench<'_> {
         (begun.elapsed().as_secs_f64(), LAYERS as f64 / 1000.0)
     }
 
+    /// Does something for each layer of an image, over as many connections as a client has.
+    fn each_layer(&self, on: &Contestant, work: impl Fn(&mut Wire, u64) + Sync) {
+        let next = AtomicU64::new(0);
+        std::thread::scope(|scope| {
+            for _ in 0..LAYERS_AT_ONCE {
+                scope.spawn(|| {
+                    let mut wire = self.connect(on);
+                    loop {
+                        let place = next.fetch_add(1, Ordering::Relaxed);
+                        if place >= LAYERS as u64 {
+                            return;
+                        }
+                        work(&mut wire, place);
+                    }
+                });
+            }
+        });
+    }
+
     /// Pulls an image that was pushed just before, untimed.
     fn pull_layers(&self, on: &Contestant) -> (f64, f64) {
         let first = self.next.load(Ordering::Relaxed);
         self.push_layers(on);
         let begun = Instant::now();
         self.connect(on).get(&format!("/v2/{REPOSITORY}/manifests/layers-{first}"));
-        let place = AtomicU64::new(0);
-        std::thread::scope(|scope| {
-            for _ in 0..LAYERS_AT_ONCE {
-                scope.spawn(|| {
-                    let mut wire = self.connect(on);
-                    loop {
-                        let place = place.fetch_add(1, Ordering::Relaxed);
-                        if place >= LAYERS as u64 {
-                            return;
-                        }
-                        wire.get(&format!("/v2/{REPOSITORY}/blobs/{}", self.layer.digest(first + place)));
-                    }
-                });
-            }
-        });
+        self.each_layer(on, |wire, place| wire.get(&format!("/v2/{REPOSITORY}/blobs/{}", self.layer.digest(first + place))));
         (begun.elapsed().as_secs_f64(), LAYERS as f64 / 1000.0)
     }
 }
