@@ -184,6 +184,8 @@ impl Replay {
             self.seal(now).await;
             seals += 1;
         }
+        // What the last pack entails, a checkpoint perhaps, is under way.
+        tokio::time::sleep(Duration::from_millis(1500)).await;
         let requests = self.s3.requests();
         let sent = requests.iter().filter(|request| request.operation == Operation::Put).map(|request| request.body_size).sum();
         let packs = requests.iter().filter(|request| request.operation == Operation::Put && request.key.contains("/packs/")).count();
@@ -192,7 +194,7 @@ impl Replay {
         // An hour in which nothing happens, then the rest of a day; each long enough by this machine's time for the node to think of what is due.
         let mut idle = Vec::new();
         for hours in [1.0, 23.5] {
-            let before = self.s3.requests().len();
+            let before = requests + idle.iter().sum::<usize>();
             now += hours * 3600.0;
             self.set(now);
             tokio::time::sleep(Duration::from_millis(1500)).await;
