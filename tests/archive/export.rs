@@ -64,7 +64,7 @@ async fn what_is_not_there_and_what_is_no_such_file_is_told() {
     registry(&node).push_image("team/app", "v1", &image).await;
     let file = node.scratch().join("images.tar");
     let said = node.cli(&["export", "team/app:v1", "team/ap:v1", text(&file)]).await.expect_err("no such image");
-    assert!(said.contains("export team/ap:v1") && !file.exists(), "{said}");
+    assert!(said.contains("team/ap:v1: no tag") && !file.exists(), "{said}");
     let said = node.cli(&["export", "team app", text(&file)]).await.expect_err("no name");
     assert!(said.contains("\"team app\""), "{said}");
 

@@ -72,7 +72,9 @@ async fn the_policies_allow_what_is_asked_and_never_to_delete() {
     fresh.cli(&["restore", &s3.url("fleet")]).await.expect("restore");
     registry(&fresh).pull_image("team/app", "v1", &image).await;
     check(&s3, "reader.json");
-    for name in ["writer.json", "reader.json"] {
+    // Asking for what is frozen costs money: whoever may is given that beside.
+    assert_eq!(Policy::read("thaw.json").objects, ["s3:RestoreObject".to_owned()].into());
+    for name in ["writer.json", "reader.json", "thaw.json"] {
         let Policy { objects, bucket } = Policy::read(name);
         let all: Vec<_> = objects.iter().chain(&bucket).collect();
         assert!(all.iter().all(|action| !action.contains('*') && !action.contains("Delete")), "{name}: {all:?}");

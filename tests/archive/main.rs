@@ -2,6 +2,7 @@
 
 mod export;
 mod faults;
+mod frozen;
 mod iam;
 mod packs;
 mod parts;

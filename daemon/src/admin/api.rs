@@ -15,7 +15,7 @@ use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 
 use super::Office;
-use crate::archive::{DRILL_IMAGES_MAX, RestoreOptions, Subset};
+use crate::archive::{Choice, DRILL_IMAGES_MAX, RestoreOptions, Subset, THAW_DAYS_MAX, ThawRequest};
 use crate::glob::Glob;
 use crate::peers::{KeyChange, RoleChange};
 use crate::registry::Body;
@@ -142,6 +142,7 @@ impl Office {
             (&Method::POST, "archive/checkpoint") => answer(json!({ "key": self.operations.archive_checkpoint().await? })),
             (&Method::POST, "archive/verify") => self.verify(read(request).await?).await,
             (&Method::POST, "archive/start-over") => answer(json!({ "packs": self.operations.archive_start_over().await? })),
+            (&Method::POST, "archive/thaw") => self.thaw(read(request).await?).await,
             (&Method::GET, "restore") => answer(self.operations.restoring().await?),
             (&Method::POST, "restore/drill") => self.drill(read(request).await?).await,
             (&Method::POST, "restore") => self.restore(read(request).await?).await,
@@ -241,6 +242,17 @@ impl Office {
         let subset = asked.subset.as_deref().map(str::parse::<Subset>).transpose();
         let subset = subset.map_err(|why| Refusal::bad(format!("read-data-subset: {why}")))?;
         answer(self.operations.archive_verify(subset, asked.mend).await?)
+    }
+
+    async fn thaw(&self, asked: AskThaw) -> Outcome {
+        let tier = asked.tier.as_deref().map(str::parse).transpose().map_err(|why: String| Refusal::bad(format!("tier: {why}")))?;
+        if asked.days == 0 || asked.days > THAW_DAYS_MAX {
+            return Err(Refusal::bad(format!("what has thawed is kept for 1 to {THAW_DAYS_MAX} days")));
+        }
+        if let Some((image, why)) = asked.images.iter().find_map(|image| Some((image, image.parse::<Choice>().err()?))) {
+            return Err(Refusal::bad(format!("{image}: {why}")));
+        }
+        answer(self.operations.archive_thaw(ThawRequest { images: asked.images, tier, days: asked.days }).await?)
     }
 
     async fn drill(&self, asked: AskDrill) -> Outcome {
@@ -418,6 +430,15 @@ struct AskVerify {
     subset: Option<String>,
     #[serde(default)]
     mend: bool,
+}
+
+/// `POST archive/thaw`
+#[derive(serde::Deserialize)]
+struct AskThaw {
+    #[serde(default)]
+    images: Vec<String>,
+    tier: Option<String>,
+    days: u32,
 }
 
 /// `POST restore/drill`

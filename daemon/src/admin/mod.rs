@@ -72,6 +72,8 @@ pub trait Operations: Send + Sync + 'static {
     fn restore<'a>(&'a self, url: &'a str, options: archive::RestoreOptions) -> BoxFuture<'a, anyhow::Result<archive::Restored>>;
     /// How far the blobs of a restore have come.
     fn restoring(&self) -> BoxFuture<'_, anyhow::Result<archive::Progress>>;
+    /// What it takes to thaw what is frozen and not here; begins it, when a tier is named.
+    fn archive_thaw(&self, request: archive::ThawRequest) -> BoxFuture<'_, anyhow::Result<archive::ThawTold>>;
     /// Restores some images to a temporary place.
     fn drill(&self, url: Option<String>, images: usize) -> BoxFuture<'_, anyhow::Result<archive::Drilled>>;
     /// Writes a checkpoint now; its key.

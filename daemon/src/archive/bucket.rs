@@ -10,13 +10,14 @@ use bytes::{Bytes, BytesMut};
 use futures_util::future::BoxFuture;
 use futures_util::stream::{BoxStream, StreamExt};
 
-use crate::config::{ArchiveUrl, ArchiveUrlFault, Prices};
+use crate::config::{ArchiveUrl, ArchiveUrlFault, Prices, Tier};
 
 use super::Error;
 use super::body::Body;
 use super::directory::Directory;
 use super::ledger::Ledger;
 use super::s3::S3;
+use super::thaw::Seen;
 
 /// An object on its way in.
 #[derive(Clone, Debug)]
@@ -30,12 +31,23 @@ pub struct Object {
 }
 
 /// An object in a listing.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Listed {
     /// Its key.
     pub key: String,
     /// Bytes.
     pub size: u64,
+    /// Its storage class, where the bucket tells it.
+    pub class: Option<String>,
+    /// Whether it can be read; of [`Bucket::list_thaws`] only.
+    pub seen: Seen,
+}
+
+impl Listed {
+    /// An object of which nothing else is known.
+    pub fn new(key: String, size: u64) -> Self {
+        Self { key, size, ..Self::default() }
+    }
 }
 
 /// One page of a listing, in byte order of keys.
@@ -69,6 +81,18 @@ pub trait Bucket: Send + Sync + fmt::Debug {
     fn get_range<'a>(&'a self, key: &'a str, range: Range<u64>) -> BoxFuture<'a, Result<Chunks, Error>>;
     /// Lists objects whose key begins with `prefix`, behind `after`.
     fn list<'a>(&'a self, prefix: &'a str, after: Option<&'a str>) -> BoxFuture<'a, Result<Page, Error>>;
+    /// The same, with what the bucket says of thawing. Where nothing ever freezes, all can be read.
+    fn list_thaws<'a>(&'a self, prefix: &'a str, after: Option<&'a str>) -> BoxFuture<'a, Result<Page, Error>> {
+        self.list(prefix, after)
+    }
+    /// Whether one object can be read, where listings don't tell.
+    fn head_thaw<'a>(&'a self, _key: &'a str) -> BoxFuture<'a, Result<Seen, Error>> {
+        Box::pin(async { Ok(Seen::Readable) })
+    }
+    /// Asks an object to thaw, for so many days; `false` when that was asked already, or is not needed.
+    fn thaw<'a>(&'a self, _key: &'a str, _days: u32, _tier: Tier) -> BoxFuture<'a, Result<bool, Error>> {
+        Box::pin(async { Ok(false) })
+    }
 }
 
 /// How to speak to S3 servers.

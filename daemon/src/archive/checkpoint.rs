@@ -254,7 +254,7 @@ pub(super) async fn list(bucket: &dyn Bucket, from_ms: u64) -> Result<Vec<(u64, 
 /// # Errors
 /// `Checkpoint` when it can't be used; the bucket's refusal.
 pub(super) async fn open(bucket: &dyn Bucket, listed: Listed) -> Result<Opened, Error> {
-    let Listed { key, size } = listed.clone();
+    let Listed { key, size, .. } = listed.clone();
     let invalid = |source| Error::Checkpoint { key: key.clone(), source: Box::new(source) };
     if size < FOOTER_SIZE {
         return Err(invalid(InvalidCheckpoint::NoFooter));

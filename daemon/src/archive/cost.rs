@@ -1,10 +1,12 @@
 //! `larder archive cost`: what was spent, what is planned, and what a registry with its state in S3 would have spent.
 
+use std::collections::{BTreeMap, BTreeSet};
+
 use serde::Serialize;
 
-use super::ledger::{self, Requests, Tally};
+use super::ledger::{self, ClassTally, Requests, Tally};
 use super::{Archive, Error, tail, writer};
-use crate::config::FOLDER;
+use crate::config::{FOLDER, Prices, StorageClass};
 
 /// What was asked of the bucket, and what it costs.
 #[derive(Clone, Debug, Serialize)]
@@ -29,6 +31,31 @@ pub struct Cost {
     pub distribution: Requests,
     /// All of them.
     pub distribution_requests: u64,
+    /// Each storage class in which something is, or was.
+    pub classes: Vec<ClassCost>,
+}
+
+/// What one storage class has cost, and costs.
+#[derive(Clone, Debug, Serialize)]
+pub struct ClassCost {
+    /// Its name.
+    pub class: String,
+    /// Bytes in packs of it now.
+    pub stored: u64,
+    /// Requests by kind.
+    pub requests: Requests,
+    /// Bytes read.
+    pub bytes_in: u64,
+    /// Objects that were asked to thaw and began to, and their bytes.
+    pub thawed: (u64, u64),
+    /// Dollars for requests, reading, thawing and storage so far.
+    pub dollars: f64,
+    /// Dollars for a month of the bytes that are there now.
+    pub storage_month: f64,
+    /// What goes sooner is paid for so long.
+    pub days_min: u64,
+    /// Where and when these were the prices.
+    pub source: String,
 }
 
 /// Dollars, at the prices that `source` names.
@@ -42,6 +69,8 @@ pub struct Dollars {
     pub get: f64,
     /// See `put`.
     pub head: f64,
+    /// See `put`: with what thawed.
+    pub thaw: f64,
     /// All requests so far.
     pub requests: f64,
     /// The reading so far: retrieval, and the way out of the vendor's network.
@@ -88,25 +117,38 @@ impl Archive {
             Some(bucket) => (bucket.prices().clone(), inner.totals(bucket.id()).await?, inner.count(bucket).await?),
             None => (FOLDER, Default::default(), Default::default()),
         };
-        inner.ledger.stored(totals.bytes, writer::now_ms());
-        let Tally { requests, bytes_out, bytes_in, pushes, blobs, peer, .. } = inner.ledger.tally();
+        inner.ledger.stored(&totals.by_class, writer::now_ms());
         let tally = inner.ledger.tally();
+        let Tally { requests, bytes_out, bytes_in, pushes, blobs, peer, .. } = tally.clone();
         let only = |requests: Requests| ledger::price_of(&requests, &prices);
-        let gb_month = |bytes: u64| bytes as f64 / 1e9 * prices.storage_gb_month;
+        let all = |kind: fn(&Requests) -> Requests| {
+            let others = tally
+                .classes
+                .iter()
+                .map(|(class, of)| ClassTally { requests: kind(&of.requests), ..ClassTally::default() }.requests_price(class, &prices));
+            only(kind(&tally.standard().requests)) + others.sum::<f64>()
+        };
+        let storage_month = totals.by_class.iter().map(|(class, bytes)| month_price(class, *bytes, &prices)).sum();
         let dollars = Dollars {
-            put: only(Requests { put: requests.put, ..Requests::default() }),
-            list: only(Requests { list: requests.list, ..Requests::default() }),
-            get: only(Requests { get: requests.get, ..Requests::default() }),
-            head: only(Requests { head: requests.head, ..Requests::default() }),
+            put: all(|requests| Requests { put: requests.put, ..Requests::default() }),
+            list: all(|requests| Requests { list: requests.list, ..Requests::default() }),
+            get: all(|requests| Requests { get: requests.get, ..Requests::default() }),
+            head: all(|requests| Requests { head: requests.head, ..Requests::default() }),
+            thaw: tally.classes.iter().map(|(class, of)| of.thaw_price(class, &prices)).sum(),
             requests: tally.requests_price(&prices),
             reading: tally.reading_price(&prices),
             storage: tally.storage_price(&prices),
-            storage_month: gb_month(totals.bytes),
+            storage_month,
             distribution_requests: only(peer),
             source: prices.source.to_string(),
         };
         let packs = if waiting.records == 0 { 0 } else { waiting.bytes.div_ceil(inner.settings.pack_size).max(1) };
-        let next = Requests { put: packs, ..Requests::default() };
+        // With a class for layers, each is two: the layers, and everything else.
+        let (class, bulk) = (&inner.settings.class, inner.settings.bulk.as_ref());
+        let puts = |class: &StorageClass| prices.of(class.name()).put_thousand / 1000.0 * packs as f64;
+        let next = Requests { put: packs * if bulk.is_some() { 2 } else { 1 }, ..Requests::default() };
+        let next_price = puts(class) + bulk.map_or(0.0, puts);
+        let bulk = bulk.unwrap_or(class);
         let within_s = waiting.oldest_ms.filter(|_| packs > 0).map(|oldest| {
             let waited = writer::now_ms().saturating_sub(oldest) / 1000;
             inner.settings.max_delay.as_secs().saturating_sub(waited)
@@ -121,11 +163,39 @@ impl Archive {
             within_s,
             bytes: waiting.bytes,
             idle_month,
-            dollars: only(next) + gb_month(waiting.bytes),
-            idle_month_dollars: only(idle_month) + gb_month(totals.bytes),
+            dollars: next_price + month_price(bulk, waiting.bytes, &prices),
+            idle_month_dollars: only(idle_month) + storage_month,
         };
         let distribution_requests = peer.total();
         let stored = totals.bytes;
-        Ok(Cost { requests, bytes_out, bytes_in, stored, dollars, planned, pushes, blobs, distribution: peer, distribution_requests })
+        let names: BTreeSet<String> =
+            totals.by_class.keys().map(|class| class.name().to_owned()).chain(tally.classes.keys().cloned()).collect();
+        let classes = names.into_iter().map(|class| class_cost(class, &totals.by_class, &tally, &prices)).collect();
+        let distribution = peer;
+        Ok(Cost { requests, bytes_out, bytes_in, stored, dollars, planned, pushes, blobs, distribution, distribution_requests, classes })
+    }
+}
+
+fn month_price(class: &StorageClass, bytes: u64, prices: &Prices) -> f64 {
+    ledger::month_price(class.name(), bytes, prices)
+}
+
+fn class_cost(class: String, stored: &BTreeMap<StorageClass, u64>, tally: &Tally, prices: &Prices) -> ClassCost {
+    let of = tally.classes.get(&class).cloned().unwrap_or_else(|| tally.standard());
+    let stored = stored.iter().filter(|(known, _)| known.name() == class).map(|(_, bytes)| *bytes).sum();
+    let (name, price) = (class.as_str(), prices.of(&class));
+    ClassCost {
+        stored,
+        requests: of.requests,
+        bytes_in: of.bytes_in,
+        thawed: of.thaws.values().fold((0, 0), |sum, thaws| (sum.0 + thaws.0, sum.1.saturating_add(thaws.1))),
+        dollars: of.requests_price(name, prices)
+            + of.thaw_price(name, prices)
+            + of.reading_price(name, prices)
+            + of.storage_price(name, prices),
+        storage_month: ledger::month_price(name, stored, prices),
+        days_min: price.days_min,
+        source: price.source.to_string(),
+        class,
     }
 }

@@ -22,7 +22,7 @@ use futures_util::future::BoxFuture;
 use futures_util::stream::{self, StreamExt};
 use uuid::Uuid;
 
-use crate::config::{FOLDER, Prices};
+use crate::config::{FOLDER, Prices, StorageClass};
 
 use super::Error;
 use super::bucket::{Bucket, Chunks, Listed, Object, Page};
@@ -90,7 +90,7 @@ impl Bucket for Directory {
     }
 
     fn put_once(&self, object: Object) -> BoxFuture<'_, Result<(), Error>> {
-        self.ledger.request(Request::Put);
+        self.ledger.request(Request::Put, &StorageClass::STANDARD);
         self.ledger.sent(object.body.size());
         Box::pin(async move {
             let (path, staged) = (self.path(&object.key)?, self.root.join(format!("{STAGED}{}", Uuid::new_v4())));
@@ -107,7 +107,7 @@ impl Bucket for Directory {
     }
 
     fn get_range<'a>(&'a self, key: &'a str, range: Range<u64>) -> BoxFuture<'a, Result<Chunks, Error>> {
-        self.ledger.request(Request::Get);
+        self.ledger.request(Request::Get, &StorageClass::STANDARD);
         Box::pin(async move {
             let path = self.path(key)?;
             let opened = path.clone();
@@ -130,7 +130,7 @@ impl Bucket for Directory {
                         Ok((Bytes::from(piece), file, path))
                     })
                     .await?;
-                    ledger.received(bytes.len() as u64);
+                    ledger.received(bytes.len() as u64, &StorageClass::STANDARD);
                     let rest = range.start + bytes.len() as u64..range.end;
                     Ok(Some((bytes, (file, rest, path))))
                 }
@@ -140,7 +140,7 @@ impl Bucket for Directory {
     }
 
     fn list<'a>(&'a self, prefix: &'a str, after: Option<&'a str>) -> BoxFuture<'a, Result<Page, Error>> {
-        self.ledger.request(Request::List);
+        self.ledger.request(Request::List, &StorageClass::STANDARD);
         let (root, prefix, after) = (self.root.clone(), prefix.to_owned(), after.map(str::to_owned));
         Box::pin(blocking(move || {
             let mut found = Vec::new();
@@ -245,7 +245,7 @@ fn walk(folder: &Path, name: &str, found: &mut Vec<Listed>) -> Result<(), Error>
         if about.is_dir() {
             walk(&entry.path(), &key, found)?;
         } else if about.is_file() {
-            found.push(Listed { key, size: about.len() });
+            found.push(Listed::new(key, about.len()));
         }
     }
     Ok(())
@@ -294,7 +294,7 @@ mod tests {
     async fn an_object_with_another_checksum_is_not_there() {
         let (_folder, bucket) = bucket().await;
         assert!(matches!(bucket.put_once(object("v1/packs/a/1.tar", b"x", 1)).await, Err(Error::Checksum { .. })));
-        assert_eq!(bucket.list("", None).await.expect("list").objects, [Listed { key: ID_FILE.to_owned(), size: 42 }]);
+        assert_eq!(bucket.list("", None).await.expect("list").objects, [Listed::new(ID_FILE.to_owned(), 42)]);
     }
 
     #[tokio::test]

@@ -28,6 +28,8 @@ pub struct Drilled {
     pub url: String,
     /// Images that came whole, each blob checked.
     pub images: usize,
+    /// Images that would come whole once their packs have thawed, which a drill does not ask for.
+    pub frozen: usize,
     /// Their blobs, each once.
     pub blobs: u64,
     /// Their bytes.
@@ -89,14 +91,14 @@ impl Inner {
         let mut tags = self.store.run(refill::newest_tags).await?;
         tags.shuffle(&mut rand::rng());
         tags.truncate(images.min(IMAGES_MAX));
-        let (mut failed, mut whole, mut blobs, mut bytes) = (restored.skipped, 0, 0, 0);
+        let (mut failed, mut whole, mut frozen, mut blobs, mut bytes) = (restored.skipped, 0, 0, 0, 0);
         for (_, repository, tag) in tags {
             let name = format!("{repository}:{tag}");
             let closure = self.store.run(move |store| match store.tag(&repository, &tag)? {
                 Some(info) => store.closure(&repository, &info.digest),
                 None => Ok(Vec::new()),
             });
-            let mut missing: Vec<Digest> = Vec::new();
+            let (mut missing, mut must_thaw): (Vec<Digest>, _) = (Vec::new(), false);
             for (digest, link) in closure.await? {
                 let staging = self
                     .store
@@ -104,6 +106,10 @@ impl Inner {
                 let Some(mut staging) = staging.await? else { continue };
                 let had = match self.fill(&mut staging).await {
                     Ok(true) => staging.finish().await.is_ok(),
+                    Err(Error::Frozen { .. }) => {
+                        must_thaw = true;
+                        continue;
+                    }
                     Ok(false) | Err(_) => false,
                 };
                 if had {
@@ -113,7 +119,9 @@ impl Inner {
                     missing.push(digest);
                 }
             }
-            if missing.is_empty() {
+            if missing.is_empty() && must_thaw {
+                frozen += 1;
+            } else if missing.is_empty() {
                 whole += 1;
             } else {
                 let missing: Vec<String> = missing.iter().map(ToString::to_string).collect();
@@ -125,6 +133,7 @@ impl Inner {
         Ok(Drilled {
             url: url.to_owned(),
             images: whole,
+            frozen,
             blobs,
             bytes,
             as_of: restored.as_of,

@@ -2,6 +2,7 @@
 
 use std::io;
 use std::path::PathBuf;
+use std::time::Duration;
 
 use larder_protocol::checkpoint::InvalidCheckpoint;
 use larder_protocol::pack::InvalidPack;
@@ -63,6 +64,26 @@ pub enum Error {
         key: String,
         /// The bucket's id.
         bucket: String,
+    },
+    /// It must thaw before it can be read.
+    #[error(
+        "get {key} in {bucket}: it is in a storage class that must thaw before it can be read; `larder archive thaw` says what that takes, and asks for it"
+    )]
+    Frozen {
+        /// The object's key.
+        key: String,
+        /// The bucket's id.
+        bucket: String,
+        /// How long until then, nearly always, where it was asked for.
+        ready_in: Option<Duration>,
+    },
+    /// No class of what is to thaw has this tier.
+    #[error("thaw as {tier}: there is no such tier for what is frozen; it has {known}")]
+    Tier {
+        /// What was wished.
+        tier: &'static str,
+        /// What there is.
+        known: String,
     },
     /// A bucket that was known to hold this cluster's packs does not say so any more.
     #[error(
@@ -167,7 +188,7 @@ pub enum Error {
         clusters: Vec<String>,
     },
     /// Something that was asked for is not there.
-    #[error("export {image}: {why}")]
+    #[error("{image}: {why}")]
     Image {
         /// As it was asked for, or which part of it.
         image: String,
@@ -175,7 +196,7 @@ pub enum Error {
         why: String,
     },
     /// More than one pack holds.
-    #[error("export: {count} {what} and more, a pack holds at most {max}; export fewer images at a time")]
+    #[error("{count} {what} and more, a pack holds at most {max}; export fewer images at a time")]
     TooMuch {
         /// Of what.
         what: &'static str,

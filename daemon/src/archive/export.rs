@@ -123,53 +123,81 @@ impl Archive {
     }
 }
 
+impl Choice {
+    /// Every manifest that it names, with the tag that names it.
+    ///
+    /// # Errors
+    /// `Image` when there is none; `Store`; those of `take`.
+    pub(super) fn each(
+        &self,
+        store: &Store,
+        mut take: impl FnMut(&RepositoryName, Option<&Tag>, Digest) -> Result<(), Error>,
+    ) -> Result<(), Error> {
+        let mut count = 0;
+        match &self.what {
+            What::Tags(pattern) => each_tag(store, pattern, |repository, tag, digest| {
+                count += 1;
+                take(repository, Some(tag), digest)
+            })?,
+            What::Manifest(repository, digest) => {
+                if store.manifest(repository, digest)?.is_some() {
+                    count += 1;
+                    take(repository, None, *digest)?;
+                }
+            }
+        }
+        if count == 0 {
+            let why = "no tag or manifest has this name; `larder repo list` and `larder tag list` show what there is".to_owned();
+            return Err(Error::Image { image: self.text.clone(), why });
+        }
+        Ok(())
+    }
+}
+
+fn each_tag(
+    store: &Store,
+    pattern: &Pattern,
+    mut take: impl FnMut(&RepositoryName, &Tag, Digest) -> Result<(), Error>,
+) -> Result<(), Error> {
+    let mut after: Option<RepositoryName> = None;
+    loop {
+        let page = store.repositories(after.as_ref().map(RepositoryName::as_str), PAGE_SIZE)?;
+        after = page.get(PAGE_SIZE - 1).cloned();
+        for repository in page.iter().filter(|repository| pattern.is_about(repository.as_str())) {
+            let mut last: Option<Tag> = None;
+            loop {
+                let tags = store.tags(repository, last.as_ref().map(Tag::as_str), PAGE_SIZE)?;
+                last = tags.get(PAGE_SIZE - 1).map(|info| info.tag.clone());
+                for info in tags.into_iter().filter(|info| pattern.matches(repository.as_str(), info.tag.as_str())) {
+                    take(repository, &info.tag, info.digest)?;
+                }
+                if last.is_none() {
+                    break;
+                }
+            }
+        }
+        if after.is_none() {
+            return Ok(());
+        }
+    }
+}
+
 impl Gathered {
     fn of(store: &Store, choices: &[Choice]) -> Result<Self, Error> {
         let mut gathered = Self::default();
         for choice in choices {
-            let before = gathered.images;
-            match &choice.what {
-                What::Tags(pattern) => gathered.tags(store, pattern)?,
-                What::Manifest(repository, digest) => {
-                    if store.manifest(repository, digest)?.is_some() {
-                        gathered.image(store, repository, *digest)?;
-                    }
+            choice.each(store, |repository, tag, digest| {
+                gathered.image(store, repository, digest)?;
+                if let Some(tag) = tag {
+                    gathered.name(repository, tag, &digest);
                 }
-            }
-            if gathered.images == before {
-                let why = "no tag or manifest has this name; `larder repo list` and `larder tag list` show what there is".to_owned();
-                return Err(Error::Image { image: choice.text.clone(), why });
-            }
+                Ok(())
+            })?;
         }
         // The same bytes may have been pushed as a blob too: they lie where manifests lie, once.
         let Self { blobs, at, .. } = &mut gathered;
         blobs.retain(|(digest, _)| !at.contains_key(digest));
         Ok(gathered)
-    }
-
-    fn tags(&mut self, store: &Store, pattern: &Pattern) -> Result<(), Error> {
-        let mut after: Option<RepositoryName> = None;
-        loop {
-            let page = store.repositories(after.as_ref().map(RepositoryName::as_str), PAGE_SIZE)?;
-            after = page.get(PAGE_SIZE - 1).cloned();
-            for repository in page.iter().filter(|repository| pattern.is_about(repository.as_str())) {
-                let mut last: Option<Tag> = None;
-                loop {
-                    let tags = store.tags(repository, last.as_ref().map(Tag::as_str), PAGE_SIZE)?;
-                    last = tags.get(PAGE_SIZE - 1).map(|info| info.tag.clone());
-                    for info in tags.into_iter().filter(|info| pattern.matches(repository.as_str(), info.tag.as_str())) {
-                        self.image(store, repository, info.digest)?;
-                        self.name(repository, &info.tag, &info.digest);
-                    }
-                    if last.is_none() {
-                        break;
-                    }
-                }
-            }
-            if after.is_none() {
-                return Ok(());
-            }
-        }
     }
 
     /// A manifest, and everything below it and attached to it.

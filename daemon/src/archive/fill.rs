@@ -28,15 +28,27 @@ impl Inner {
             found.await?
         };
         let mut failed = None;
-        for (archived, offset) in places {
+        // What can be read at once goes first.
+        let (frozen, places): (Vec<_>, Vec<_>) = places.into_iter().partition(|(archived, _)| self.thaws.is_frozen(archived));
+        for (archived, offset) in places.into_iter().chain(frozen) {
+            if let Some(ready_in) = self.thaws.refuses(&archived) {
+                let Archived { object_key: key, bucket, .. } = archived;
+                failed = Some(failed.unwrap_or(Error::Frozen { key, bucket, ready_in }));
+                continue;
+            }
             match self.fill_from(staging, &archived, offset, size).await {
                 Ok(true) => {
+                    self.thaws.found_readable(&archived);
                     self.metrics.fetched_blobs.get_or_create(&KindLabel { kind: "archive" }).inc();
                     return Ok(true);
                 }
                 Ok(false) => {}
                 // The store's refusals are final; of the bucket's, another pack may know nothing.
                 Err(error @ Error::Store(_)) => return Err(error),
+                Err(error @ Error::Frozen { .. }) => {
+                    self.thaws.found_frozen(&archived);
+                    failed = Some(failed.unwrap_or(error));
+                }
                 Err(error) => failed = Some(error),
             }
         }

@@ -9,7 +9,11 @@
 //!     packs/
 //!       <writer>-<incarnation>/         52 letters of the writer; milliseconds, decimal
 //!         000000000001.tar              the pack's sequence, 12 digits
+//!         000000000002.DEEP_ARCHIVE.tar the same, of a storage class that is not the standard one
 //! ```
+//!
+//! The class in the name says what the pack was put as, to whoever has its record or a listing and nothing else. A bucket's rules may have moved it
+//! since: what decides whether it can be read is the bucket's answer.
 //!
 //! The writer is the key by which it signs: the id of a node that has its first key still, another one for a node that has changed it.
 //!
@@ -19,6 +23,8 @@
 use larder_protocol::record::PackId;
 use larder_protocol::stamp::NodeId;
 use larder_protocol::vector::Origin;
+
+use crate::config::StorageClass;
 
 const CLUSTER: &str = "v1/cluster";
 const CHECKPOINTS: &str = "v1/checkpoints/";
@@ -63,19 +69,33 @@ fn with_prefix(prefix: &str, name: &str) -> String {
     if prefix.is_empty() { name.to_owned() } else { format!("{prefix}/{name}") }
 }
 
-/// The key of a pack.
+/// The key of a pack of the standard class.
 pub fn pack(prefix: &str, id: &PackId) -> String {
-    let Origin { node, incarnation } = id.origin;
-    format!("{}{}-{incarnation}/{:0width$}{EXTENSION}", packs(prefix), node.letters(), id.sequence, width = SEQUENCE_DIGITS)
+    pack_of(prefix, id, &StorageClass::STANDARD)
 }
 
-/// Reads what [`pack`] wrote; `None` for anything else, other spellings of the same pack included.
+/// The key of a pack.
+pub fn pack_of(prefix: &str, id: &PackId, class: &StorageClass) -> String {
+    let Origin { node, incarnation } = id.origin;
+    let class = if class.is_standard() { String::new() } else { format!(".{}", class.in_key()) };
+    format!("{}{}-{incarnation}/{:0width$}{class}{EXTENSION}", packs(prefix), node.letters(), id.sequence, width = SEQUENCE_DIGITS)
+}
+
+/// Reads what [`pack_of`] wrote; `None` for anything else, other spellings of the same pack included.
 pub fn parse_pack(prefix: &str, key: &str) -> Option<PackId> {
     let (writer, file) = key.strip_prefix(&packs(prefix))?.split_once('/')?;
     let (letters, incarnation) = writer.split_once('-')?;
     let origin = Origin { node: NodeId::parse(letters)?, incarnation: incarnation.parse().ok()? };
-    let id = PackId { origin, sequence: file.strip_suffix(EXTENSION)?.parse().ok()? };
-    (pack(prefix, &id) == key).then_some(id)
+    let sequence = file.split('.').next().unwrap_or_default().parse().ok()?;
+    let id = PackId { origin, sequence };
+    (pack_of(prefix, &id, &class_of(key)) == key).then_some(id)
+}
+
+/// The storage class that a pack's key names; of anything else, the standard one.
+pub fn class_of(key: &str) -> StorageClass {
+    let file = key.rsplit('/').next().unwrap_or_default();
+    let class = file.strip_suffix(EXTENSION).and_then(|file| StorageClass::of_key(file.split_once('.')?.1));
+    class.unwrap_or(StorageClass::STANDARD)
 }
 
 #[cfg(test)]
@@ -88,11 +108,31 @@ mod tests {
             for sequence in [1, 999_999_999_999, u64::MAX] {
                 let id = PackId { origin: Origin { node: NodeId([5; 32]), incarnation: 17 }, sequence };
                 assert_eq!(parse_pack(prefix, &pack(prefix, &id)), Some(id));
+                for class in ["DEEP_ARCHIVE", "frozen:Cold_1", "STANDARD"] {
+                    let class: StorageClass = class.parse().expect("a class");
+                    let key = pack_of(prefix, &id, &class);
+                    assert_eq!((parse_pack(prefix, &key), class_of(&key)), (Some(id), class), "{key}");
+                    // A listing that goes on behind a pack goes on behind it, whatever its class.
+                    assert!(key <= pack(prefix, &id) && (sequence > 999 || key < pack(prefix, &PackId { sequence: sequence + 1, ..id })));
+                }
                 let key = checkpoint(prefix, sequence, &id.origin.node);
                 assert_eq!(parse_checkpoint(prefix, &key), Some((sequence, id.origin.node)));
                 assert!(key > checkpoint_from(prefix, sequence) && parse_pack(prefix, &key).is_none());
                 assert_eq!(parse_checkpoint(prefix, &key.replace("checkpoints/", "checkpoints/0")), None);
             }
+        }
+    }
+
+    #[test]
+    fn f36_a_packs_class_stands_in_its_name_for_good() {
+        let id = PackId { origin: Origin { node: NodeId([5; 32]), incarnation: 17 }, sequence: 12 };
+        for (class, file) in [
+            ("STANDARD", "000000000012.tar"),
+            ("DEEP_ARCHIVE", "000000000012.DEEP_ARCHIVE.tar"),
+            ("frozen:Cold", "000000000012.frozen-Cold.tar"),
+        ] {
+            let key = pack_of("p", &id, &class.parse().expect("a class"));
+            assert_eq!(key, format!("p/v1/packs/{}-17/{file}", id.origin.node.letters()));
         }
     }
 
@@ -109,6 +149,10 @@ mod tests {
             format!("{key}/x"),
             format!("/{key}"),
             key.replace(".tar", ""),
+            key.replace(".tar", ".STANDARD.tar"),
+            key.replace(".tar", ".frozen-GLACIER.tar"),
+            key.replace(".tar", "..tar"),
+            key.replace(".tar", ".GLACIER.x.tar"),
         ] {
             assert_eq!(parse_pack("p", &bad), None, "{bad}");
         }

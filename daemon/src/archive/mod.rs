@@ -15,6 +15,7 @@
 //!   manifests among them need, once for each bucket. What is not on this disk is brought here first; what nobody has is
 //!   listed as missing, and looked for again with the next pack.
 //! - **Looking**: once a day one archiver lists the bucket and compares (`verify`).
+//! - **Thawing**: packs of a frozen class are asked for when somebody says so, and read as they thaw (`thaw`, `thawing`).
 //! - **Reading**: a blob is one ranged GET at the place that an `Archived` record names, from the configured bucket or from the one that
 //!   this node was restored from.
 //!
@@ -24,10 +25,11 @@
 //!
 //! What a crash leaves: see `writer` and `restore`.
 //!
-//! Tasks: `archive`, and `refill` that brings the blobs of a restored node. Locks: `turn` (async) makes packs one after the other and keeps restores apart from them; `hurry` (async)
+//! Tasks: `archive`, `refill` that brings the blobs of a restored node, and `thaw`. Locks: `turn` (async) makes packs one after the other and keeps restores apart from them; `hurry` (async)
 //! lets one push at a time ask for a pack; `counting`, `source` and `last_error` are held for moments, on blocking threads or without
 //! waiting.
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::path::PathBuf;
 use std::sync::atomic::AtomicU64;
@@ -42,7 +44,7 @@ use larder_protocol::record::{Archived, Link, PackId};
 use larder_protocol::stamp::NodeId;
 use serde::{Deserialize, Serialize};
 
-use crate::config::{ArchiveUrl, Config};
+use crate::config::{ArchiveUrl, Config, StorageClass};
 use crate::store::{Staging, Store};
 use crate::tasks::Tasks;
 use crate::telemetry::Metrics;
@@ -78,6 +80,8 @@ mod s3;
 mod tail;
 #[cfg(test)]
 mod tests;
+mod thaw;
+mod thawing;
 mod trust;
 mod unpack;
 mod verify;
@@ -96,6 +100,7 @@ pub use ledger::Requests;
 pub use refill::Progress;
 pub use restore::RestoreOptions;
 pub use tail::Gap;
+pub use thawing::{DAYS_MAX as THAW_DAYS_MAX, ThawProgress, ThawRequest, ThawTold};
 pub use trust::Stranger;
 pub use unpack::{Unpacked, unpack};
 pub use verify::{Subset, Verified};
@@ -145,6 +150,8 @@ struct Inner {
     filling: Mutex<Progress>,
     /// A checkpoint that a restore is reading.
     waking: Mutex<Option<Arc<waking::Waking>>>,
+    /// What is known of frozen packs.
+    thaws: thawing::Thaws,
     /// Records that a restore has merged so far.
     restored_records: AtomicU64,
     /// When this was opened, milliseconds since 1970.
@@ -159,6 +166,12 @@ struct Settings {
     max_delay: Duration,
     pack_size: u64,
     checkpoint: checkpoint::Due,
+    /// What packs are put as.
+    class: StorageClass,
+    /// What layers are put as, in packs of their own.
+    bulk: Option<StorageClass>,
+    /// How often it is looked whether packs have thawed.
+    thaw_poll: Duration,
     /// How often the bucket is compared with what the records tell of it; zero: when somebody asks.
     verify_period: Duration,
     /// How often it is looked whose records are to be taken over, when nothing is written.
@@ -195,7 +208,7 @@ pub struct Status {
     pub missing: Vec<Digest>,
     /// Why the last attempt failed.
     pub last_error: Option<String>,
-    /// How far the blobs of a restore have come.
+    /// How far the blobs of a restore have come, and packs that thaw.
     pub restore: Progress,
     /// What the last look at the bucket has found.
     pub verified: Option<Verified>,
@@ -210,6 +223,8 @@ pub struct PackInfo {
     pub key: String,
     /// The bucket's id.
     pub bucket: String,
+    /// Its storage class, as it was put.
+    pub class: String,
     /// Bytes.
     pub size: u64,
     /// Records in it.
@@ -299,11 +314,15 @@ impl Archive {
             max_delay: it.max_delay,
             pack_size: it.pack_size,
             checkpoint: checkpoint::Due { packs: it.checkpoint_packs, age: it.checkpoint_age },
+            class: it.storage_class.clone(),
+            bulk: it.bulk_class.clone().filter(|class| *class != it.storage_class),
+            thaw_poll: it.thaw_poll,
             verify_period: it.verify_period,
             recounted_every: (config.peers.takeover / 4).clamp(Duration::from_millis(500), Duration::from_secs(60)),
             scratch: config.data_dir.join("uploads"),
         };
         let inner = Inner::new(settings, store, signer, metrics, ledger, bucket, source);
+        inner.remember_thaws().await?;
         if is_filling {
             // ORDER: before anybody who keeps copies has a look.
             inner.filling.lock().expect("never held across a panic").state = "running".to_owned();
@@ -311,9 +330,18 @@ impl Archive {
         Ok(Self { inner: Arc::new(inner) })
     }
 
-    /// Whether this node reads packs of the bucket with this id.
-    pub fn reaches(&self, bucket: &str) -> bool {
-        self.inner.reachable(bucket).is_some()
+    /// Whether a pack can give back what lies in it: this node reads its bucket, and it need not thaw first, unless `with_frozen` ones will do.
+    pub fn gives_back(&self, archived: &Archived, with_frozen: bool) -> bool {
+        self.inner.reachable(&archived.bucket).is_some() && (with_frozen || !keys::class_of(&archived.object_key).is_frozen())
+    }
+
+    /// What it takes to thaw what is not on this disk; begins it, when a tier is named.
+    ///
+    /// # Errors
+    /// `Image` when there is no such image; `Tier`; the store's refusal.
+    pub async fn thaw(&self, request: ThawRequest) -> Result<ThawTold, Error> {
+        let inner = self.inner.clone();
+        tokio::spawn(async move { inner.thaw(request).await }).await.expect("planning a thaw does not panic")
     }
 
     /// Says who is gone: what such a node wrote and did not archive, others archive. Without it, nobody ever is.
@@ -326,6 +354,7 @@ impl Archive {
         let _ = self.inner.ensure.set(ensure);
         tasks.core("archive", self.inner.clone().run(tasks.stopping()));
         tasks.core("refill", self.inner.clone().refill(tasks.stopping()));
+        tasks.core("thaw", self.inner.clone().thaw_jobs(tasks.stopping()));
     }
 
     /// The bucket's id for this node's `Member` record; `None` when switched off.
@@ -464,10 +493,11 @@ impl Archive {
 }
 
 /// Packs of one bucket.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Debug, Default)]
 struct Totals {
     packs: u64,
     bytes: u64,
+    by_class: BTreeMap<StorageClass, u64>,
 }
 
 impl Inner {
@@ -497,6 +527,7 @@ impl Inner {
             refill: Default::default(),
             filling: Default::default(),
             waking: Default::default(),
+            thaws: Default::default(),
             restored_records: AtomicU64::new(0),
             began_ms: writer::now_ms(),
         }
@@ -518,6 +549,7 @@ impl Inner {
             if archived.bucket == bucket {
                 totals.packs += 1;
                 totals.bytes += archived.size;
+                *totals.by_class.entry(keys::class_of(&archived.object_key)).or_default() += archived.size;
             }
         })
         .await?;
@@ -543,6 +575,7 @@ impl PackInfo {
             id: id.to_string(),
             key: archived.object_key.clone(),
             bucket: archived.bucket.clone(),
+            class: keys::class_of(&archived.object_key).name().to_owned(),
             size: archived.size,
             records: archived.records,
             blobs: archived.contents.len(),

@@ -19,7 +19,8 @@ const COPIED_PART: u64 = 32 * MIB;
 
 /// Requests of a push of so many manifests, each with a config, over layers of these sizes.
 pub(super) fn requests(manifests: u64, layers: impl IntoIterator<Item = u64>) -> Requests {
-    let mut requests = Requests { put: 14 * manifests, list: 9 * manifests, get: 9 * manifests, head: 0, delete: 2 * manifests };
+    let mut requests =
+        Requests { put: 14 * manifests, list: 9 * manifests, get: 9 * manifests, delete: 2 * manifests, ..Requests::default() };
     for size in layers {
         let copied = if size > COPIED_PART { 1 + size.div_ceil(COPIED_PART) } else { 0 };
         requests.put += 10 + size.div_ceil(CHUNK).max(1) - 1 + copied;

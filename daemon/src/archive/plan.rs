@@ -90,6 +90,8 @@ pub struct Plan {
     pub covers: BTreeMap<Origin, Covered>,
     /// Records that are worth a pack.
     pub reasons: u64,
+    /// Layers alone, to be put as the class for those.
+    pub is_bulk: bool,
     /// Which manifest brought a blob; none for those that many share.
     owner: HashMap<Digest, Option<Digest>>,
     in_pack: HashSet<Digest>,
@@ -209,6 +211,13 @@ impl Plan {
         Some(part)
     }
 
+    /// The blobs that are larger than `small`, as a pack of their own in the class for layers. What is left, records and small blobs, is planned again.
+    pub fn split_bulk(&self, small: u64) -> Option<Plan> {
+        let mut part = Plan { is_bulk: true, ..Plan::default() };
+        self.blobs.iter().filter(|(_, link)| link.size > small).for_each(|(digest, link)| part.take_blob(*digest, *link));
+        (!part.blobs.is_empty()).then_some(part)
+    }
+
     /// Says that everything of `origin` behind `after` and up to `upto` was offered and taken.
     pub fn cover(&mut self, origin: Origin, after: u64, upto: u64) {
         if upto > after {
@@ -288,6 +297,16 @@ mod tests {
         assert_eq!(plan.offer(image("b", &[(2, 10), (3, 10)]), &Limits::default()), Offered::Taken);
         assert_eq!(plan.blobs.iter().map(|(digest, _)| *digest).collect::<Vec<_>>(), [1, 2, 3].map(|name| blob(name, 0).0));
         assert_eq!((plan.manifests.len(), plan.lines.len(), plan.reasons), (2, 2, 2));
+    }
+
+    #[test]
+    fn layers_have_a_pack_of_their_own_where_they_have_a_class() {
+        let mut plan = Plan::default();
+        assert_eq!(plan.offer(image("a", &[(1, 64), (2, 65), (3, 900)]), &Limits::default()), Offered::Taken);
+        let bulk = plan.split_bulk(64).expect("two are larger");
+        assert_eq!(bulk.blobs, [blob(2, 65), blob(3, 900)]);
+        assert!(bulk.is_bulk && bulk.lines.is_empty() && bulk.covers.is_empty() && bulk.manifests.is_empty());
+        assert!(plan.split_bulk(900).is_none() && plan.blobs.len() == 3);
     }
 
     #[test]

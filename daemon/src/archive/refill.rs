@@ -23,7 +23,8 @@ use tokio_util::sync::CancellationToken;
 use crate::store::{self, Commit, Store};
 
 use super::bucket::Bucket;
-use super::{Error, Inner};
+use super::thawing::ThawProgress;
+use super::{Error, Inner, keys};
 
 /// The setting that says that blobs are still to come.
 pub(super) const FILLING: &str = "archive/filling";
@@ -62,6 +63,15 @@ pub struct Progress {
     pub bytes: u64,
     /// Bytes of all blobs in the bucket's packs that the records tell of: about what will have come at the end.
     pub bytes_total: u64,
+    /// Blobs whose packs must thaw first, which somebody has to ask for.
+    #[serde(default)]
+    pub frozen: u64,
+    /// Their bytes.
+    #[serde(default)]
+    pub frozen_bytes: u64,
+    /// How far that is, where it was asked for.
+    #[serde(default, skip_deserializing)]
+    pub thaw: Option<ThawProgress>,
     /// Blobs that could not be had.
     pub lost: u64,
     /// Some of them, or all.
@@ -81,6 +91,15 @@ struct Wanted {
 struct Run {
     key: String,
     blobs: Vec<Wanted>,
+}
+
+/// What came of a pack that has thawed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Filled {
+    /// All that can be had is here.
+    All,
+    /// This disk takes no more.
+    NoRoom,
 }
 
 /// Why a run ended early.
@@ -111,6 +130,10 @@ impl Inner {
 
     /// How it stands.
     pub(super) async fn progress(&self) -> Result<Progress, Error> {
+        Ok(Progress { thaw: self.thaws.progress(), ..self.filled().await? })
+    }
+
+    async fn filled(&self) -> Result<Progress, Error> {
         let now = self.filling.lock().expect("never held across a panic").clone();
         if !now.state.is_empty() {
             return Ok(now);
@@ -219,6 +242,10 @@ impl Inner {
         nowhere.into_iter().for_each(|digest| self.lost(digest));
         let mut runs: Vec<(Arc<dyn Bucket>, Run)> = Vec::new();
         for (archived, blobs) in by_pack.into_values() {
+            if self.thaws.is_frozen(&archived) {
+                self.frozen(&blobs);
+                continue;
+            }
             match self.reachable(&archived.bucket) {
                 Some(bucket) => runs.extend(plan(&archived, blobs).into_iter().map(|run| (bucket.clone(), run))),
                 None => blobs.iter().for_each(|wanted| self.lost(wanted.digest)),
@@ -230,7 +257,17 @@ impl Inner {
                 ended(running.join_next().await)?;
             }
             let inner = self.clone();
-            running.spawn(async move { inner.fill_run(&bucket, run).await });
+            running.spawn(async move {
+                let blobs = run.blobs.clone();
+                match inner.fill_run(&bucket, run).await {
+                    // A rule of the bucket has moved it to such a class.
+                    Err(Ended::Failed(Error::Frozen { .. })) => {
+                        inner.frozen(&blobs);
+                        Ok(())
+                    }
+                    ended => ended,
+                }
+            });
         }
         while !running.is_empty() {
             ended(running.join_next().await)?;
@@ -320,6 +357,51 @@ impl Inner {
         Ok(())
     }
 
+    /// Has what is wanted of a pack that has thawed: of all blobs that are linked, or of these.
+    ///
+    /// # Errors
+    /// `Frozen` when it is frozen again; the bucket's or the store's refusal.
+    pub(super) async fn fill_pack(self: &Arc<Self>, id: PackId, only: Option<&Arc<HashSet<Digest>>>) -> Result<Filled, Error> {
+        let only = only.cloned();
+        let found = self.store.run(move |store| {
+            let Some(archived) = store.pack(&id)? else { return Ok(None) };
+            let mut wanted = Vec::new();
+            for located in &archived.contents {
+                let digest = located.digest;
+                let within = located.offset.checked_add(located.length).is_some_and(|end| end <= archived.size);
+                if !within || only.as_ref().is_some_and(|only| !only.contains(&digest)) || store.blob(&digest)?.is_some() {
+                    continue;
+                }
+                if let Some(repository) = store.repositories_linking(&digest, 1)?.first()
+                    && let Some(link) = store.link(repository, &digest)?.filter(|link| link.size == located.length)
+                {
+                    wanted.push(Wanted { digest, link, offset: located.offset });
+                }
+            }
+            Ok::<_, Error>(Some((archived, wanted)))
+        });
+        let Some((archived, wanted)) = found.await? else { return Ok(Filled::All) };
+        let Some(bucket) = self.reachable(&archived.bucket) else { return Ok(Filled::All) };
+        for run in plan(&archived, wanted) {
+            let count = run.blobs.len() as u64;
+            match self.fill_run(&bucket, run).await {
+                Ok(()) => {
+                    let mut filling = self.filling.lock().expect("never held across a panic");
+                    filling.frozen = filling.frozen.saturating_sub(count);
+                }
+                Err(Ended::Full) => return Ok(Filled::NoRoom),
+                Err(Ended::Failed(error)) => return Err(error),
+            }
+        }
+        Ok(Filled::All)
+    }
+
+    fn frozen(&self, blobs: &[Wanted]) {
+        let mut filling = self.filling.lock().expect("never held across a panic");
+        filling.frozen += blobs.len() as u64;
+        filling.frozen_bytes += blobs.iter().map(|wanted| wanted.link.size).sum::<u64>();
+    }
+
     fn lost(&self, digest: Digest) {
         let mut filling = self.filling.lock().expect("never held across a panic");
         filling.lost += 1;
@@ -357,6 +439,7 @@ impl Wants {
         if !done.insert(brief(&digest)) || store.blob(&digest)?.is_some() {
             return Ok(());
         }
+        let mut frozen = None;
         for (pack, offset, length) in store.locations(&digest)? {
             let archived = match self.packs.get(&pack) {
                 Some(archived) => archived.clone(),
@@ -368,19 +451,30 @@ impl Wants {
             };
             let within = |archived: &Archived| offset.checked_add(length).is_some_and(|end| end <= archived.size);
             if let Some(archived) = archived.filter(|archived| length == link.size && within(archived)) {
-                self.by_pack.entry(pack).or_insert_with(|| (archived, Vec::new())).1.push(Wanted { digest, link, offset });
-                self.blobs += 1;
-                self.bytes = self.bytes.saturating_add(link.size);
+                if keys::class_of(&archived.object_key).is_frozen() {
+                    frozen.get_or_insert((pack, archived, offset));
+                    continue;
+                }
+                self.take(pack, archived, Wanted { digest, link, offset });
                 return Ok(());
             }
         }
-        self.nowhere.push(digest);
+        match frozen {
+            Some((pack, archived, offset)) => self.take(pack, archived, Wanted { digest, link, offset }),
+            None => self.nowhere.push(digest),
+        }
         Ok(())
+    }
+
+    fn take(&mut self, pack: PackId, archived: Archived, wanted: Wanted) {
+        self.by_pack.entry(pack).or_insert_with(|| (archived, Vec::new())).1.push(wanted);
+        self.blobs += 1;
+        self.bytes = self.bytes.saturating_add(wanted.link.size);
     }
 }
 
 /// Eight bytes of a digest: two blobs that share them, of which one then comes on demand, are as likely as not in a store of five thousand million.
-fn brief(digest: &Digest) -> u64 {
+pub(super) fn brief(digest: &Digest) -> u64 {
     let key = digest.to_key();
     key.last_chunk().map_or(0, |bytes| u64::from_le_bytes(*bytes))
 }
@@ -402,6 +496,23 @@ fn plan(archived: &Archived, mut blobs: Vec<Wanted>) -> Vec<Run> {
         end = stop;
     }
     runs
+}
+
+/// Every blob that is linked, those of the newest tags first; some more than once.
+pub(super) fn each_blob(store: &Store, mut take: impl FnMut(Digest, Link) -> Result<(), Error>) -> Result<(), Error> {
+    for (_, repository, tag) in newest_tags(store)? {
+        let Some(info) = store.tag(&repository, &tag)? else { continue };
+        store.closure(&repository, &info.digest)?.into_iter().try_for_each(|(digest, link)| take(digest, link))?;
+    }
+    let mut from: Option<Vec<u8>> = None;
+    loop {
+        let (links, next) = store.links(from.as_deref(), LINKS_PAGE)?;
+        links.into_iter().try_for_each(|(digest, link)| take(digest, link))?;
+        if next.is_none() {
+            return Ok(());
+        }
+        from = next;
+    }
 }
 
 /// All tags, the newest first; of very many, the newest.

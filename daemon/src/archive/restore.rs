@@ -26,7 +26,7 @@ use crate::config::ArchiveUrl;
 use crate::glob::Glob;
 use crate::store::{ClusterId, Commit, Told};
 
-use super::bucket::{self, Bucket};
+use super::bucket::{self, Bucket, Listed};
 use super::trust::{Standing, Trust};
 use super::{Error, Gap, Inner, Restored, Skipped, checkpoint, cluster, ends, keys, queue, refill, tail};
 
@@ -68,6 +68,8 @@ pub(super) struct Work<'a> {
     /// Nothing says which cluster's bucket it is: that of the packs.
     pub any_cluster: bool,
     pub clusters: BTreeSet<ClusterId>,
+    /// Packs that were listed and not opened.
+    frozen: BTreeMap<PackId, String>,
     pub report: Report,
 }
 
@@ -137,6 +139,7 @@ impl Inner {
             moved: None,
             any_cluster: false,
             clusters: BTreeSet::new(),
+            frozen: BTreeMap::new(),
             report: Report::default(),
         };
         let Found { cluster, horizon, seen, gaps } = match work.checkpoint().await? {
@@ -144,6 +147,7 @@ impl Inner {
             None => work.packs_alone(url, mark.and_then(|mark| mark.cluster)).await?,
         };
         work.relocate().await?;
+        work.unknown_frozen().await?;
         let Work { report, .. } = work;
         let partial = !options.repositories.is_empty();
         if !options.metadata_only {
@@ -247,7 +251,7 @@ impl Work<'_> {
             let writer = opened.footer.writer.node;
             if self.trust.standing(&writer) == Standing::Stranger && !std::mem::replace(&mut has_met_all, true) {
                 // Whoever wrote it may be named by a pack of somebody who counts.
-                let (packs, _) = tail::list(&*self.bucket, &BTreeMap::new()).await?;
+                let (packs, _) = self.list(&BTreeMap::new()).await?;
                 self.meet(&mut ends::by_writer(packs), &mut BTreeSet::new(), &mut Vec::new()).await?;
             }
             if self.trust.standing(&writer) != Standing::Member {
@@ -286,13 +290,13 @@ impl Work<'_> {
         self.seen = scope.seen.clone();
         let is_moved = scope.bucket != self.bucket.id() || scope.prefix != self.bucket.prefix();
         self.moved = is_moved.then(|| (scope.bucket.clone(), scope.prefix.clone()));
-        let (packs, strange) = tail::list(&*self.bucket, &scope.packs).await?;
+        let (packs, strange) = self.list(&scope.packs).await?;
         self.report.skipped.extend(strange);
         let mut covers = self.tail(packs).await?;
         let (mut seen, mut gaps) = tail::dense(self.seen.clone(), covers.clone());
         if !gaps.is_empty() {
             // What is missing may stand in a pack that the checkpoint's writer knew of, without knowing all that it brings.
-            let (all, _) = tail::list(&*self.bucket, &BTreeMap::new()).await?;
+            let (all, _) = self.list(&BTreeMap::new()).await?;
             let is_known = |id: &PackId| scope.packs.get(&id.origin).is_some_and(|last| id.sequence <= *last);
             self.read(all.into_iter().filter(|(id, _)| is_known(id)).collect(), &mut covers).await?;
             (seen, gaps) = tail::dense(self.seen.clone(), covers);
@@ -307,7 +311,7 @@ impl Work<'_> {
 
     /// What all packs say together.
     async fn packs_alone(&mut self, url: &str, marked: Option<ClusterId>) -> Result<Found, Error> {
-        let (packs, strange) = tail::list(&*self.bucket, &BTreeMap::new()).await?;
+        let (packs, strange) = self.list(&BTreeMap::new()).await?;
         self.report.skipped.extend(strange);
         self.any_cluster = marked.is_none();
         let covers = self.tail(packs).await?;
@@ -320,6 +324,26 @@ impl Work<'_> {
         let (seen, gaps) = tail::dense(VersionVector::default(), covers);
         self.check(&gaps)?;
         Ok(Found { cluster, horizon: VersionVector::default(), seen, gaps })
+    }
+
+    /// The packs behind those that are known, without those that are frozen: they have no records, and others tell what lies in them.
+    async fn list(&mut self, known: &BTreeMap<Origin, u64>) -> Result<(Vec<(PackId, Listed)>, Vec<Skipped>), Error> {
+        let (packs, strange) = tail::list(&*self.bucket, known).await?;
+        let (frozen, packs) = packs.into_iter().partition::<Vec<_>, _>(|(_, listed)| keys::class_of(&listed.key).is_frozen());
+        self.frozen.extend(frozen.into_iter().map(|(id, listed)| (id, listed.key)));
+        Ok((packs, strange))
+    }
+
+    /// Frozen packs that nothing has told of: a crash left them, or what told of them is lost.
+    async fn unknown_frozen(&mut self) -> Result<(), Error> {
+        let frozen = std::mem::take(&mut self.frozen);
+        let unknown = self.inner.store.run(move |store| {
+            let is_unknown = |(id, key): (PackId, String)| Ok(store.pack(&id)?.is_none().then_some(key));
+            frozen.into_iter().map(is_unknown).filter_map(Result::transpose).collect::<Result<Vec<String>, crate::store::Error>>()
+        });
+        let why = "it is frozen, and nothing tells what lies in it: a push that a crash cut off, or what a lost pack told of";
+        self.report.skipped.extend(unknown.await?.into_iter().map(|key| Skipped { key, why: why.to_owned() }));
+        Ok(())
     }
 
     fn check(&self, gaps: &[Gap]) -> Result<(), Error> {

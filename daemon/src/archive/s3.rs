@@ -21,6 +21,7 @@ use aws_sdk_s3::config::{
 };
 use aws_sdk_s3::error::{BoxError, DisplayErrorContext, ProvideErrorMetadata, SdkError};
 use aws_sdk_s3::primitives::{ByteStream, SdkBody};
+use aws_sdk_s3::types::StorageClass;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
 use futures_util::future::BoxFuture;
@@ -28,12 +29,14 @@ use futures_util::stream::{self, StreamExt};
 use http::Uri;
 use tokio::sync::OnceCell;
 
-use crate::config::Prices;
+use crate::config::{Prices, Tier};
 
-use super::bucket::{Bucket, Chunks, Listed, Object, Page, S3Settings};
+use super::bucket::{Bucket, Chunks, Object, Page, S3Settings};
 use super::ledger::{Ledger, Request};
-use super::{Error, body};
+use super::thaw::Seen;
+use super::{Error, body, keys};
 
+mod frozen;
 mod mend;
 mod parts;
 
@@ -128,6 +131,9 @@ impl S3 {
             (None, Some(status)) => format!("answer {status} without a code: {}", DisplayErrorContext(&error)),
             (None, None) => DisplayErrorContext(&error).to_string(),
         };
+        if error.code() == Some("InvalidObjectState") && doing == "get" {
+            return Error::Frozen { key: key.to_owned(), bucket: self.id.clone(), ready_in: None };
+        }
         if error.code() == Some("NoSuchKey") {
             return Error::NoObject { key: key.to_owned(), bucket: self.id.clone() };
         }
@@ -178,6 +184,7 @@ impl Bucket for S3 {
                 .body(ByteStream::new(content))
                 .content_length(i64::try_from(size).unwrap_or(i64::MAX))
                 .content_type("application/x-tar")
+                .set_storage_class(class_of(&key))
                 .checksum_crc64_nvme(&checksum)
                 .customize()
                 .config_override(aws_sdk_s3::config::Builder::new().timeout_config(timeouts(size)))
@@ -217,14 +224,14 @@ impl Bucket for S3 {
                     answer.content_range().unwrap_or("none")
                 )));
             }
-            let ledger = self.ledger.clone();
+            let (ledger, class) = (self.ledger.clone(), keys::class_of(key));
             let chunks = stream::try_unfold((answer.body, failed), move |(mut body, failed)| {
-                let ledger = ledger.clone();
+                let (ledger, class) = (ledger.clone(), class.clone());
                 async move {
                     match body.next().await {
                         None => Ok(None),
                         Some(Ok(bytes)) => {
-                            ledger.received(bytes.len() as u64);
+                            ledger.received(bytes.len() as u64, &class);
                             Ok(Some((bytes, (body, failed))))
                         }
                         Some(Err(error)) => Err(failed(format!("the answer broke off: {}", DisplayErrorContext(&error)))),
@@ -236,16 +243,26 @@ impl Bucket for S3 {
     }
 
     fn list<'a>(&'a self, prefix: &'a str, after: Option<&'a str>) -> BoxFuture<'a, Result<Page, Error>> {
-        Box::pin(async move {
-            let request = self.client().await.list_objects_v2().bucket(&self.bucket).prefix(prefix);
-            let answer =
-                request.set_start_after(after.map(str::to_owned)).send().await.map_err(|error| self.error("list", prefix, error))?;
-            let object = |object: &aws_sdk_s3::types::Object| {
-                Some(Listed { key: object.key()?.to_owned(), size: u64::try_from(object.size()?).ok()? })
-            };
-            Ok(Page { objects: answer.contents().iter().filter_map(object).collect(), more: answer.is_truncated().unwrap_or(false) })
-        })
+        Box::pin(self.list_page(prefix, after, false))
     }
+
+    fn list_thaws<'a>(&'a self, prefix: &'a str, after: Option<&'a str>) -> BoxFuture<'a, Result<Page, Error>> {
+        Box::pin(self.list_page(prefix, after, true))
+    }
+
+    fn head_thaw<'a>(&'a self, key: &'a str) -> BoxFuture<'a, Result<Seen, Error>> {
+        Box::pin(self.head_of_frozen(key))
+    }
+
+    fn thaw<'a>(&'a self, key: &'a str, days: u32, tier: Tier) -> BoxFuture<'a, Result<bool, Error>> {
+        Box::pin(self.ask_to_thaw(key, days, tier))
+    }
+}
+
+/// What is said of an object's class: nothing, where it is the standard one.
+fn class_of(key: &str) -> Option<StorageClass> {
+    let class = keys::class_of(key);
+    (!class.is_standard()).then(|| StorageClass::from(class.name()))
 }
 
 /// Time for a request whose body has `size` bytes.
@@ -258,6 +275,10 @@ fn mend(code: &str) -> &'static str {
     match code {
         "NoSuchBucket" => "; create the bucket, or correct archive.url",
         "AccessDenied" | "InvalidAccessKeyId" | "SignatureDoesNotMatch" | "ExpiredToken" => "; check the credentials and what they allow",
+        "NotImplemented" | "MethodNotAllowed" => {
+            "; this server can't be asked to thaw: do so with its own tools, and what has thawed is read"
+        }
+        "GlacierExpeditedRetrievalNotAvailable" => "; the vendor has no room for more of this tier now",
         "PermanentRedirect" | "AuthorizationHeaderMalformed" => "; check archive.region",
         _ => "",
     }
@@ -297,14 +318,16 @@ impl Intercept for Count {
         _: &mut ConfigBag,
     ) -> Result<(), BoxError> {
         let request: &HttpRequest = context.request();
+        let (path, query) = request.uri().split_once('?').unwrap_or((request.uri(), ""));
         let kind = match request.method() {
+            "POST" if query.split('&').any(|part| part == "restore") => Request::Thaw,
             "PUT" | "POST" => Request::Put,
-            "GET" if request.uri().contains("list-type=2") => Request::List,
+            "GET" if query.contains("list-type=2") => Request::List,
             "HEAD" => Request::Head,
             "DELETE" => Request::Delete,
             _ => Request::Get,
         };
-        self.0.request(kind);
+        self.0.request(kind, &keys::class_of(path));
         if kind == Request::Put {
             self.0.sent(request.headers().get("content-length").and_then(|length| length.parse().ok()).unwrap_or(0));
         }
@@ -314,7 +337,7 @@ impl Intercept for Count {
 
 #[cfg(test)]
 mod tests {
-    use super::super::bucket::get_whole;
+    use super::super::bucket::{Listed, get_whole};
     use super::*;
     use aws_sdk_s3::config::Credentials;
     use bytes::Bytes;
@@ -353,7 +376,7 @@ mod tests {
     }
 
     /// Answers one request per connection with the next of `answers`; gives the head and the body of each.
-    async fn server(answers: Vec<String>) -> (String, tokio::task::JoinHandle<Vec<(String, Vec<u8>)>>) {
+    pub(super) async fn server(answers: Vec<String>) -> (String, tokio::task::JoinHandle<Vec<(String, Vec<u8>)>>) {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
         let endpoint = format!("http://{}", listener.local_addr().expect("its address"));
         let serve = async move {
@@ -381,7 +404,7 @@ mod tests {
     }
 
     /// A bucket that speaks to `endpoint` with credentials of its own.
-    fn bucket_at(endpoint: &str) -> (S3, Ledger) {
+    pub(super) fn bucket_at(endpoint: &str) -> (S3, Ledger) {
         let (bucket, ledger) = bucket(endpoint);
         let credentials = Credentials::builder().access_key_id("AK").secret_access_key("SK").provider_name("test").build();
         let shared = aws_config::SdkConfig::builder()
@@ -393,11 +416,11 @@ mod tests {
         (bucket, ledger)
     }
 
-    fn answer(status: &str, headers: &str, body: &str) -> String {
+    pub(super) fn answer(status: &str, headers: &str, body: &str) -> String {
         format!("HTTP/1.1 {status}\r\n{headers}Content-Length: {}\r\nConnection: close\r\n\r\n{body}", body.len())
     }
 
-    fn pack(bytes: &'static [u8]) -> Object {
+    pub(super) fn pack(bytes: &'static [u8]) -> Object {
         let pieces = vec![Piece::Bytes(Bytes::from_static(bytes))];
         let body = body::Body::new(pieces.into(), std::sync::Arc::new(|_| Err(std::io::ErrorKind::NotFound.into())));
         Object { key: "p/v1/packs/x/1.tar".to_owned(), crc64: 0x0102_0304_0506_0708, body }
@@ -449,7 +472,7 @@ mod tests {
         let (endpoint, requests) = server(vec![answer("200 OK", "", xml)]).await;
         let (bucket, ledger) = bucket_at(&endpoint);
         let page = bucket.list("p/", Some("p/0")).await.expect("list");
-        assert_eq!(page, Page { objects: vec![Listed { key: "p/a".to_owned(), size: 7 }], more: true });
+        assert_eq!(page, Page { objects: vec![Listed::new("p/a".to_owned(), 7)], more: true });
         assert!(requests.await.expect("the server ended well")[0].0.contains("start-after=p%2f0"));
         assert_eq!(ledger.tally().requests, crate::archive::Requests { list: 1, ..Default::default() });
     }

@@ -88,7 +88,7 @@ pub(super) async fn open(bucket: &dyn Bucket, id: PackId, listed: Listed) -> Res
 
 /// The same, without its place.
 pub(super) async fn read(bucket: &dyn Bucket, id: PackId, listed: &Listed) -> Result<(Footer, Contents), Error> {
-    let Listed { key, size } = listed;
+    let Listed { key, size, .. } = listed;
     let invalid = |source| Error::Pack { key: key.clone(), source: Box::new(source) };
     if *size < FOOTER_SIZE {
         return Err(invalid(InvalidPack::NoFooter));

@@ -16,7 +16,7 @@ use crate::config::{Durability, Prices};
 use crate::store::{DataFolder, ManifestPush, Options};
 
 /// What the first pack takes: is the bucket marked, the mark, the pack.
-const FIRST_PACK: Requests = Requests { put: 2, get: 1, list: 0, head: 0, delete: 0 };
+const FIRST_PACK: Requests = Requests { put: 2, get: 1, list: 0, head: 0, delete: 0, thaw: 0 };
 
 /// A bucket whose next puts do their work and then say that they failed.
 #[derive(Debug)]
@@ -97,6 +97,9 @@ pub(super) async fn node(folder: &std::path::Path, seed: u8) -> Node {
         prices: crate::config::S3_STANDARD,
     };
     let settings = Settings {
+        class: crate::config::StorageClass::STANDARD,
+        bulk: None,
+        thaw_poll: Duration::from_secs(1),
         url: Some(crate::config::ArchiveUrl::Directory(folder.to_owned())),
         s3,
         max_delay: Duration::from_secs(900),

@@ -19,7 +19,7 @@ use crate::store::Commit;
 
 use super::bucket::{Bucket, Listed};
 use super::writer::{self, Turn};
-use super::{Error, Inner, Skipped, checkpoint, hashed, queue, tail};
+use super::{Error, Inner, Skipped, checkpoint, hashed, keys, queue, tail};
 
 /// Of each kind of finding, so many are named.
 const NAMED_MAX: usize = 1_000;
@@ -66,6 +66,9 @@ pub struct Verified {
     pub bytes: u64,
     /// Packs that the records tell of.
     pub packs: u64,
+    /// Packs by storage class, as the bucket tells it: how many, and their bytes.
+    #[serde(default)]
+    pub classes: BTreeMap<String, (u64, u64)>,
     /// Of those, not there.
     pub missing: Vec<String>,
     /// There with another length.
@@ -94,6 +97,9 @@ pub struct WrongSize {
 pub struct Read {
     /// Packs.
     pub packs: u64,
+    /// Packs that were to be read and are frozen.
+    #[serde(default)]
+    pub frozen: u64,
     /// Blobs and manifests in them.
     pub blobs: u64,
     /// Bytes that came.
@@ -125,7 +131,7 @@ impl Verified {
 fn compare(catalogue: &BTreeMap<String, u64>, listed: &[Listed]) -> BTreeMap<String, (Option<u64>, Option<u64>)> {
     let mut differ: BTreeMap<String, (Option<u64>, Option<u64>)> =
         catalogue.iter().map(|(key, size)| (key.clone(), (Some(*size), None))).collect();
-    for Listed { key, size } in listed {
+    for Listed { key, size, .. } in listed {
         match differ.get(key) {
             Some((Some(written), _)) if written == size => drop(differ.remove(key)),
             Some((written, _)) => drop(differ.insert(key.clone(), (*written, Some(*size)))),
@@ -228,13 +234,19 @@ impl Inner {
         let (packs, strange) = tail::list(&**bucket, &BTreeMap::new()).await?;
         let checkpoints = checkpoint::list(&**bucket, 0).await?;
         let listed: Vec<Listed> = packs.into_iter().map(|(_, listed)| listed).collect();
+        let mut classes = BTreeMap::<String, (u64, u64)>::new();
+        for one in &listed {
+            let class = one.class.clone().unwrap_or_else(|| keys::class_of(&one.key).name().to_owned());
+            let sum = classes.entry(class).or_default();
+            *sum = (sum.0 + 1, sum.1.saturating_add(one.size));
+        }
         let sizes: BTreeMap<String, u64> = catalogue.iter().map(|(key, (_, size))| (key.clone(), *size)).collect();
         let differ = compare(&sizes, &listed);
         // What was recorded or forgotten meanwhile is not wrong.
         let now = if differ.is_empty() { catalogue.clone() } else { self.catalogue(bucket.id()).await? };
         let count = listed.len() + strange.len() + checkpoints.len();
         let bytes = listed.iter().chain(checkpoints.iter().map(|(_, listed)| listed)).map(|listed| listed.size).sum();
-        let mut verified = Verified { at_ms, objects: count as u64, bytes, packs: now.len() as u64, ..Verified::default() };
+        let mut verified = Verified { at_ms, objects: count as u64, bytes, packs: now.len() as u64, classes, ..Verified::default() };
         let mut wrong = Wrong::new();
         for (key, (written, found)) in differ {
             let (was, is) = (catalogue.get(&key), now.get(&key));
@@ -275,14 +287,15 @@ impl Inner {
         let mut ids = Vec::new();
         self.each_pack(|id, archived| {
             if archived.bucket == bucket.id() && subset.has(id) && !wrong.contains_key(id) {
-                ids.push(*id);
+                // Nobody thaws to look.
+                if self.thaws.is_frozen(archived) { read.frozen += 1 } else { ids.push(*id) }
             }
         })
         .await?;
         for id in ids {
             // It may have been forgotten meanwhile.
             let Some(archived) = self.store.run(move |store| store.pack(&id)).await? else { continue };
-            let listed = Listed { key: archived.object_key.clone(), size: archived.size };
+            let listed = Listed::new(archived.object_key.clone(), archived.size);
             if let Err(error) = tail::read(&**bucket, id, &listed).await {
                 read.unreadable.push(Skipped { key: listed.key.clone(), why: error.to_string() });
                 damaged.entry(id).or_default();
@@ -360,7 +373,7 @@ mod tests {
 
     #[test]
     fn a_listing_and_a_catalogue_differ_in_three_ways() {
-        let listed = |key: &str, size| Listed { key: key.to_owned(), size };
+        let listed = |key: &str, size| Listed::new(key.to_owned(), size);
         let catalogue = [("a", 1), ("b", 2), ("c", 3)].map(|(key, size)| (key.to_owned(), size)).into();
         let differ = compare(&catalogue, &[listed("a", 1), listed("b", 9), listed("d", 4)]);
         let expected = [("b", (Some(2), Some(9))), ("c", (Some(3), None)), ("d", (None, Some(4)))];

@@ -48,7 +48,7 @@ impl Walked {
 /// # Errors
 /// The bucket's refusal.
 pub(super) async fn walk(bucket: &Arc<dyn Bucket>, id: PackId, listed: &Listed, is_placed: bool) -> Result<Option<Walked>, Error> {
-    let Listed { key, size } = listed.clone();
+    let Listed { key, size, .. } = listed.clone();
     let footer = match size.checked_sub(FOOTER_SIZE) {
         Some(start) => Footer::parse(&bucket::get_whole(&**bucket, &key, start..size).await?, size, tail::verify).ok(),
         None => None,

@@ -3,10 +3,14 @@
 //! One turn at a time, whoever asks (the loop, `larder archive flush`): plan from the cursors, bring what is not on this disk, seal, put,
 //! and then write the `Archived` record and the new cursors in one commit.
 //!
+//! Where layers have a class of their own (`archive.bulk_class`), a turn puts two packs: first the layers, without records, and then everything
+//! else, with the `Archived` record of the first. So a restore that can't read the first knows where everything lies in it.
+//!
 //! # What a crash leaves
 //! - before the put: a sequence that no pack has;
 //! - after the put, before the commit: an object that no record tells of. The next pack holds the same again under a name
 //!   of its own; a restore reads both, which is harmless.
+//! - between the two of a turn with layers: the record of the first is in the journal, and goes into the next pack with those that need it.
 //!
 //! # What a failed put leaves
 //! It may have landed: the answer may be what was lost. So the sealed pack is kept, and the same bytes are put under the same
@@ -63,6 +67,8 @@ pub struct Turn {
     sealed: Option<Ready>,
     /// Blobs on this disk whose bytes are not what they were.
     rotten: HashSet<Digest>,
+    /// Lines of the records of packs with layers, of which no other pack tells yet: the next one does, out of their turn.
+    bulk: Vec<String>,
     /// Others' origins whose packs were looked at for how far they are archived.
     took_over: HashSet<Origin>,
     /// When it was last seen that the bucket is this cluster's, milliseconds since 1970.
@@ -76,6 +82,7 @@ pub(super) struct Ready {
     pieces: Arc<[Piece]>,
     crc64: u64,
     archived: Archived,
+    is_bulk: bool,
     settings: Vec<(String, Option<Vec<u8>>)>,
     manifests: u64,
     blob_sizes: Vec<u64>,
@@ -216,7 +223,7 @@ impl Inner {
         loop {
             let planned = match turn.sealed {
                 Some(_) => None,
-                None => match self.plan(bucket, &until, &turn.rotten, &mut turn.took_over).await? {
+                None => match self.plan(bucket, &until, turn).await? {
                     Some(planned) => Some(planned),
                     None => return Ok(written),
                 },
@@ -229,7 +236,14 @@ impl Inner {
                 (None, None) => return Ok(written),
             };
             match self.put(bucket, &ready).await {
-                Ok(()) => written.push(PackInfo::new(&ready.id, &ready.archived)),
+                Ok(records) => {
+                    if ready.is_bulk {
+                        turn.bulk.extend(records.iter().map(|record| record_line(record, false)));
+                    } else if ready.archived.records > 0 {
+                        turn.bulk.clear();
+                    }
+                    written.push(PackInfo::new(&ready.id, &ready.archived));
+                }
                 Err(error @ Error::Checksum { .. }) => {
                     let Rotten { blobs: rotten, put_aside } = self.rotten(&ready).await?;
                     if rotten.is_empty() && put_aside == 0 {
@@ -249,8 +263,8 @@ impl Inner {
         }
     }
 
-    /// Puts a pack and records it.
-    pub(super) async fn put(&self, bucket: &Arc<dyn Bucket>, ready: &Ready) -> Result<(), Error> {
+    /// Puts a pack and records it; the record.
+    pub(super) async fn put(&self, bucket: &Arc<dyn Bucket>, ready: &Ready) -> Result<Vec<Numbered>, Error> {
         let key = ready.archived.object_key.clone();
         let failed = |source: io::Error| Error::Bucket {
             doing: "put",
@@ -267,25 +281,25 @@ impl Inner {
         // CRASH: the object stands and nobody knows; see the module. Cursors have not moved, so everything goes into the next pack again.
         failpoint::pass("archive/pack/put-not-recorded").map_err(failed)?;
         // What stood there until now; this pack counts from now on.
-        self.ledger.stored(self.totals(bucket.id()).await?.bytes, now_ms());
+        self.ledger.stored(&self.totals(bucket.id()).await?.by_class, now_ms());
         self.ledger.archived(ready.manifests, ready.blob_sizes.clone());
         let mut settings = ready.settings.clone();
         settings.push((ledger::SETTING.to_owned(), Some(self.ledger.to_bytes())));
         let records = vec![(Key::Archived(ready.id), Some(Value::Archived(ready.archived.clone())))];
-        self.store.run(move |store| store.commit(Commit { records, settings })).await?;
+        let records = self.store.run(move |store| store.commit(Commit { records, settings })).await?;
         self.metrics.packs_sealed.inc();
-        tracing::info!(pack = %ready.id, size = ready.archived.size, records = ready.archived.records, "archived a pack");
-        Ok(())
+        let class = keys::class_of(&ready.archived.object_key);
+        tracing::info!(pack = %ready.id, %class, size = ready.archived.size, records = ready.archived.records, "archived a pack");
+        if ready.is_bulk {
+            // CRASH: the layers are where they belong, and the records that need them follow: see the module.
+            failpoint::pass("archive/pack/bulk-recorded").map_err(failed)?;
+        }
+        Ok(records)
     }
 
     /// Plans the next pack; `None` when nothing is worth one.
-    async fn plan(
-        self: &Arc<Self>,
-        bucket: &Arc<dyn Bucket>,
-        until: &VersionVector,
-        rotten: &HashSet<Digest>,
-        took_over: &mut HashSet<Origin>,
-    ) -> Result<Option<Planned>, Error> {
+    async fn plan(self: &Arc<Self>, bucket: &Arc<dyn Bucket>, until: &VersionVector, turn: &mut Turn) -> Result<Option<Planned>, Error> {
+        let Turn { rotten, took_over, bulk, .. } = turn;
         let limits = Limits::default();
         let mut planned = Planned { plan: Plan::default(), missing: Vec::new(), found: Vec::new() };
         let mut tried = HashSet::new();
@@ -334,9 +348,17 @@ impl Inner {
             return Ok(None);
         }
         self.retry_missing(bucket, &mut planned, &mut tried, rotten, &limits).await?;
-        if let Some(part) = planned.plan.split_off(self.settings.pack_size) {
-            return Ok(Some(Planned { plan: part, missing: Vec::new(), found: Vec::new() }));
+        let alone = |plan| Ok(Some(Planned { plan, missing: Vec::new(), found: Vec::new() }));
+        let part = planned.plan.split_off(self.settings.pack_size);
+        if self.settings.bulk.is_some()
+            && let Some(layers) = part.as_ref().unwrap_or(&planned.plan).split_bulk(store::SMALL_MAX)
+        {
+            return alone(layers);
         }
+        if let Some(part) = part {
+            return alone(part);
+        }
+        planned.plan.lines.extend_from_slice(bulk);
         planned.plan.name_manifests();
         Ok(Some(planned))
     }
@@ -355,8 +377,9 @@ impl Inner {
         let mut newest = std::collections::BTreeMap::new();
         self.each_pack(|id, archived| {
             let counts = id.origin.node == origin.node || members.contains(&id.origin.node);
-            if archived.bucket == bucket.id() && counts {
-                newest.insert(id.origin.node, (*id, Listed { key: archived.object_key.clone(), size: archived.size }));
+            // Those with layers alone say nothing of it, and may be frozen.
+            if archived.bucket == bucket.id() && counts && archived.records > 0 {
+                newest.insert(id.origin.node, (*id, Listed::new(archived.object_key.clone(), archived.size)));
             }
         })
         .await?;
@@ -461,6 +484,8 @@ impl Inner {
     /// Gives the pack its number, lays it out and signs it.
     pub(super) async fn seal(&self, bucket: &Arc<dyn Bucket>, planned: Planned) -> Result<Ready, Error> {
         let (bucket_id, prefix, (key, sign)) = (bucket.id().to_owned(), bucket.prefix().to_owned(), (self.signer)());
+        let is_bulk = planned.plan.is_bulk;
+        let class = self.settings.bulk.clone().filter(|_| is_bulk).unwrap_or_else(|| self.settings.class.clone());
         let ready = self.store.run(move |store| {
             let Planned { plan, missing, found } = planned;
             let saved = store.setting(SEQUENCE)?.and_then(|bytes| std::str::from_utf8(&bytes).ok()?.parse::<u64>().ok());
@@ -495,7 +520,7 @@ impl Inner {
             let sealed = draft.seal(|bytes| sign(bytes));
             let archived = Archived {
                 bucket: bucket_id,
-                object_key: keys::pack(&prefix, &id),
+                object_key: keys::pack_of(&prefix, &id, &class),
                 size: sealed.size(),
                 created_ms,
                 records: sealed.footer.record_count,
@@ -506,6 +531,7 @@ impl Inner {
                 pieces: sealed.pieces.into(),
                 crc64: sealed.crc64,
                 archived,
+                is_bulk,
                 settings,
                 manifests,
                 blob_sizes,

@@ -9,6 +9,7 @@ use serde_json::{Value, json};
 use super::client::Client;
 use super::cost::Cost;
 use super::table::{self, Align, Table, facts};
+use super::thaw::{self, Thaw};
 use super::verify::{Verified, Verify};
 use super::{Format, show};
 
@@ -33,6 +34,8 @@ enum Action {
     Checkpoint(Format),
     /// Compare the bucket with what was written to it, and read a part of it when asked
     Verify(Verify),
+    /// Have what is frozen thawed, and brought onto this disk
+    Thaw(Thaw),
     /// Forget what the bucket held, after it was emptied or replaced: everything is archived there anew
     StartOver(Format),
 }
@@ -51,6 +54,14 @@ pub(super) struct Standing {
     last_error: Option<String>,
     #[serde(default)]
     verified: Option<Verified>,
+    #[serde(default)]
+    restore: Option<Restoring>,
+}
+
+#[derive(Debug, Deserialize)]
+struct Restoring {
+    #[serde(default)]
+    thaw: Option<thaw::Progress>,
 }
 
 #[derive(Deserialize)]
@@ -71,6 +82,8 @@ struct Flushed {
 #[derive(Deserialize)]
 struct Pack {
     key: String,
+    #[serde(default)]
+    class: String,
     size: u64,
     #[serde(default)]
     records: u64,
@@ -94,6 +107,7 @@ impl Archive {
             Action::StartOver(format) => show(out, format, client.post("archive/start-over", json!({})).await?, |forgotten: Forgotten| {
                 format!("{} packs are forgotten; what they held goes into new ones\n", forgotten.packs)
             }),
+            Action::Thaw(thaw) => thaw.run(client, out).await,
             Action::Verify(verify) => verify.run(client, out).await,
             Action::Cost(format) => show(out, format, client.get("archive/cost").await?, |cost: Cost| cost.shown()),
         }
@@ -121,14 +135,16 @@ impl Standing {
             [] => "nothing".to_owned(),
             missing => format!("{} blobs that a manifest names and nobody has", missing.len()),
         };
-        let mut text = facts(&[
+        let mut lines = vec![
             ("archive", self.url.clone()),
             ("packs", format!("{} with {}", self.packs, table::size(self.pack_bytes))),
             ("waiting", if self.pending_records == 0 { "nothing".to_owned() } else { self.waiting() }),
             ("missing", missing),
             ("verified", self.verified.as_ref().map_or_else(|| "not yet".to_owned(), |verified| verified.line(jiff::Timestamp::now()))),
             ("last error", self.last_error.clone().unwrap_or_else(|| "none".to_owned())),
-        ]);
+        ];
+        lines.extend(self.restore.iter().filter_map(|restore| Some(("thawing", restore.thaw.as_ref()?.shown()))));
+        let mut text = facts(&lines);
         for digest in &self.missing {
             text.push_str(&format!("  {digest}\n"));
         }
@@ -148,9 +164,10 @@ impl Flushed {
 }
 
 fn list(packs: &[Pack], now: jiff::Timestamp) -> String {
-    let mut table = Table::new(&[("KEY", Align::Left), ("SIZE", Align::Right), ("BLOBS", Align::Right), ("CREATED", Align::Left)]);
+    let columns = [("KEY", Align::Left), ("CLASS", Align::Left), ("SIZE", Align::Right), ("BLOBS", Align::Right), ("CREATED", Align::Left)];
+    let mut table = Table::new(&columns);
     for pack in packs {
-        table.line([pack.key.clone(), table::size(pack.size), pack.blobs.to_string(), table::age(&pack.created, now)]);
+        table.line([pack.key.clone(), pack.class.clone(), table::size(pack.size), pack.blobs.to_string(), table::age(&pack.created, now)]);
     }
     table.or("no packs yet; `larder archive flush` writes one now")
 }
@@ -174,10 +191,13 @@ mod tests {
 
     #[test]
     fn packs_are_listed_and_flushes_told() {
-        let answer = r#"[{"id":"i","key":"v1/packs/a-1/1.tar","bucket":"x","size":2048,"blobs":4,"created":"2026-11-23T11:59:00Z"}]"#;
+        let answer = r#"[{"id":"i","key":"v1/packs/a-1/1.tar","bucket":"x","class":"STANDARD","size":2048,"blobs":4,"created":"2026-11-23T11:59:00Z"}]"#;
         let packs: Vec<Pack> = serde_json::from_str(answer).expect("the API's form");
         let now = "2026-11-23T12:00:00Z".parse().expect("a time");
-        assert_eq!(list(&packs, now), "KEY                    SIZE  BLOBS  CREATED\nv1/packs/a-1/1.tar  2.0 KiB      4  1m ago\n");
+        assert_eq!(
+            list(&packs, now),
+            "KEY                 CLASS        SIZE  BLOBS  CREATED\nv1/packs/a-1/1.tar  STANDARD  2.0 KiB      4  1m ago\n"
+        );
         let flushed: Flushed =
             serde_json::from_str(r#"{"packs":[{"key":"k","size":1024,"records":2,"blobs":1}]}"#).expect("the API's form");
         assert_eq!(flushed.shown(), "wrote k: 1.0 KiB with 2 records and 1 blobs\n");

@@ -37,6 +37,7 @@ mod setup;
 mod status;
 mod table;
 mod tag;
+mod thaw;
 mod transfer;
 mod verify;
 

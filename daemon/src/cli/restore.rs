@@ -12,8 +12,9 @@ use serde_json::json;
 
 use super::client::Client;
 use super::table::{self, Align, Table, facts};
+use super::thaw::{self, Consent};
 use super::{Format, show, show_value};
-use crate::config::ArchiveUrl;
+use crate::config::{ArchiveUrl, Tier};
 
 /// Bring a bucket's content back on a node that has none, or try out whether it would come back.
 ///
@@ -41,6 +42,11 @@ pub(super) struct Restore {
     /// Restore without the packs of nodes that no member of the cluster names
     #[arg(long, conflicts_with = "drill")]
     leave_strangers: bool,
+    /// Have what is frozen thawed: bulk, standard or expedited; what is faster costs more. It is told what it takes, and asked
+    #[arg(long, value_name = "TIER", value_parser = thaw::tier, conflicts_with_all = ["drill", "metadata_only"])]
+    thaw: Option<Tier>,
+    #[command(flatten)]
+    consent: Consent,
     /// Return as soon as pulls are served
     #[arg(long, conflicts_with = "drill")]
     no_wait: bool,
@@ -75,6 +81,8 @@ struct Restored {
     seconds: f64,
     #[serde(default)]
     blobs: Option<Progress>,
+    #[serde(default)]
+    frozen: Option<thaw::Told>,
 }
 
 #[derive(Deserialize)]
@@ -100,12 +108,18 @@ struct Progress {
     lost: u64,
     #[serde(default)]
     lost_blobs: Vec<String>,
+    #[serde(default)]
+    frozen: u64,
+    #[serde(default)]
+    thaw: Option<thaw::Progress>,
 }
 
 #[derive(Deserialize)]
 struct Drilled {
     url: String,
     images: u64,
+    #[serde(default)]
+    frozen: u64,
     blobs: u64,
     bytes: u64,
     as_of: String,
@@ -128,6 +142,7 @@ impl Restore {
         if let Some(url) = &self.url {
             url.parse::<ArchiveUrl>().with_context(|| format!("restore from {url}"))?;
         }
+        self.consent.check(self.thaw)?;
         let waiting = waiting(self.url.as_deref().unwrap_or("the archive"));
         if let Some(images) = self.drill {
             let answer = client.post("restore/drill", json!({ "url": self.url, "images": images })).await;
@@ -140,12 +155,11 @@ impl Restore {
         });
         let answer = client.post("restore", asked).await;
         waiting.finish_and_clear();
-        let answer = answer?;
-        if self.metadata_only || self.no_wait {
-            return show(out, self.format, answer, |restored: Restored| restored.shown());
+        let mut restored: serde_json::Value = answer?.read()?;
+        restored["frozen"] = thaw::settle(client, &[], self.thaw, &self.consent).await?;
+        if !self.metadata_only && !self.no_wait {
+            restored["blobs"] = follow(client).await?;
         }
-        let mut restored: serde_json::Value = answer.read()?;
-        restored["blobs"] = follow(client).await?;
         show_value(out, self.format, restored, |restored: Restored| restored.shown())
     }
 }
@@ -159,7 +173,7 @@ async fn follow(client: &Client) -> anyhow::Result<serde_json::Value> {
     loop {
         let answer: serde_json::Value = client.get("restore").await?.read()?;
         let progress: Progress = serde_json::from_value(answer.clone()).context("read how the restore stands")?;
-        if progress.state != "running" && progress.state != "failed" {
+        if progress.state != "running" && progress.state != "failed" && progress.thaw.is_none() {
             bar.finish_and_clear();
             return Ok(answer);
         }
@@ -167,6 +181,9 @@ async fn follow(client: &Client) -> anyhow::Result<serde_json::Value> {
         bar.set_position(progress.bytes);
         if !is_terminal && told.elapsed() > TOLD_EVERY {
             told = std::time::Instant::now();
+            if let Some(thaw) = &progress.thaw {
+                eprintln!("{}", thaw.shown());
+            }
             eprintln!("{} of about {} in {} blobs", table::size(progress.bytes), table::size(progress.bytes_total), progress.blobs);
         }
         tokio::time::sleep(POLLED_EVERY).await;
@@ -210,6 +227,7 @@ impl Restored {
             more.extend(self.blobs.as_ref().map(|blobs| ("blobs", blobs.shown())));
             text.push_str(&facts(&more));
         }
+        text.extend(self.frozen.iter().filter(|frozen| frozen.is_some()).map(|frozen| frozen.shown()));
         for gap in &self.gaps {
             text.push_str(&format!("lost: what node {} wrote as its numbers {} to {}\n", gap.node, gap.after + 1, gap.upto));
         }
@@ -233,7 +251,8 @@ impl Progress {
             _ => "",
         };
         let lost = if self.lost > 0 { format!("; {} could not be had", self.lost) } else { String::new() };
-        format!("{} with {}{how}{lost}", self.blobs, table::size(self.bytes))
+        let frozen = if self.frozen > 0 { format!("; {} were frozen", self.frozen) } else { String::new() };
+        format!("{} with {}{how}{frozen}{lost}", self.blobs, table::size(self.bytes))
     }
 }
 
@@ -241,7 +260,7 @@ impl Drilled {
     fn shown(&self) -> String {
         let requests: Vec<String> =
             self.requests.iter().filter(|(_, count)| **count > 0).map(|(kind, count)| format!("{count} {kind}")).collect();
-        let mut text = facts(&[
+        let mut lines = vec![
             ("bucket", self.url.clone()),
             ("images", format!("{} came whole, {} blobs with {}", self.images, self.blobs, table::size(self.bytes))),
             ("the state is of", self.as_of.clone()),
@@ -250,7 +269,11 @@ impl Drilled {
             ("cost", format!("${:.6}, the transfer out of the vendor's network included", self.dollars)),
             ("pulls served after", format!("{:.1} s", self.metadata_seconds)),
             ("all there after", format!("{:.1} s", self.seconds)),
-        ]);
+        ];
+        if self.frozen > 0 {
+            lines.insert(2, ("frozen", format!("{} images would be there once their packs have thawed", self.frozen)));
+        }
+        let mut text = facts(&lines);
         if !self.failed.is_empty() {
             let mut table = Table::new(&[("COULD NOT BE HAD", Align::Left), ("WHY", Align::Left)]);
             self.failed.iter().for_each(|failed| table.line([failed.key.clone(), failed.why.clone()]));

@@ -1,5 +1,6 @@
 //! `larder archive verify`: is the bucket what was written to it?
 
+use std::collections::BTreeMap;
 use std::io::Write;
 
 use clap::Args;
@@ -39,6 +40,8 @@ pub(super) struct Verified {
     objects: u64,
     bytes: u64,
     packs: u64,
+    #[serde(default)]
+    classes: BTreeMap<String, (u64, u64)>,
     missing: Vec<String>,
     wrong_size: Vec<WrongSize>,
     orphans: Vec<String>,
@@ -56,6 +59,8 @@ struct WrongSize {
 #[derive(Debug, Deserialize)]
 struct Read {
     packs: u64,
+    #[serde(default)]
+    frozen: u64,
     blobs: u64,
     bytes: u64,
     damaged: Vec<Damaged>,
@@ -112,8 +117,15 @@ impl Verified {
             ("packs", format!("{}: {} missing, {} with another length", self.packs, self.missing.len(), self.wrong_size.len())),
             ("of no record", self.orphans.len().to_string()),
         ];
+        if self.classes.len() > 1 {
+            let of = |(class, (packs, bytes)): (&String, &(u64, u64))| format!("{packs} {class} with {}", table::size(*bytes));
+            lines.push(("by class", self.classes.iter().map(of).collect::<Vec<_>>().join(", ")));
+        }
         if let Some(read) = &self.read {
             let damaged = read.damaged.len() + read.unreadable.len();
+            if read.frozen > 0 {
+                lines.push(("not read", format!("{} packs, which are frozen", read.frozen)));
+            }
             lines.push(("read", format!("{} packs, {} blobs, {}; {damaged} damaged", read.packs, read.blobs, table::size(read.bytes))));
         }
         if self.mended > 0 {

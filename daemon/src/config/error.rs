@@ -206,6 +206,19 @@ pub enum Fault {
     /// An address that can be listened on, but not dialed.
     #[error("other nodes can't dial this address; say in peers.advertise what they can dial: [\"build-07.example.org:5000\"]")]
     Undialable,
+    /// No storage class that is known here.
+    #[error(
+        "this has to be one of {0}; another vendor's class is written with what has to be known of it, as instant:COLDLINE, or frozen:ColdArchive where objects must be thawed before they can be read"
+    )]
+    StorageClass(String),
+    /// Packs that could not be read.
+    #[error(
+        "the packs with the metadata must be readable at any time, to restore from; set archive.bulk_class to keep layers in this class"
+    )]
+    FrozenClass,
+    /// A folder has one class.
+    #[error("a folder has no storage classes; name a bucket in archive.url, or leave this out")]
+    ClassOfFolder,
     /// An S3 server, but no bucket.
     #[error("this is the server of a bucket, and no bucket is named; set archive.url = \"s3://bucket/prefix\", or leave the endpoint out")]
     NoBucket,

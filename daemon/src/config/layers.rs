@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 use toml::de::{DeTable, DeValue};
 
 use super::auth;
+use super::class;
 use super::retention;
 use super::settings::{self, Draft, SETTINGS, Setting};
 use super::tls;
@@ -78,6 +79,13 @@ impl Layers {
             if let ("oidc", DeValue::Array(issuers)) = (name, value.get_ref()) {
                 self.draft.config.oidc = auth::read(issuers, &place)?;
                 continue;
+            }
+            if let ("class", DeValue::Array(classes)) = (name, value.get_ref()) {
+                self.draft.config.prices.classes = class::read(classes, &place)?.into();
+                continue;
+            }
+            if name == "class" {
+                return Err(Error::Syntax { place: here, what: "class is a list of storage classes; write [[class]]".to_owned() });
             }
             if name == "oidc" {
                 return Err(Error::Syntax { place: here, what: "oidc is a list of issuers; write [[oidc]]".to_owned() });
@@ -194,6 +202,13 @@ impl Layers {
         }
         if config.push.ack == Ack::Archived && config.archive.url.is_none() && !self.draft.archive_in_data_dir {
             return Err(self.fault("push.ack", Fault::AckWithoutArchive));
+        }
+        let is_folder = self.draft.archive_in_data_dir || matches!(config.archive.url, Some(ArchiveUrl::Directory(_)));
+        if is_folder && !config.archive.storage_class.is_standard() {
+            return Err(self.fault("archive.storage_class", Fault::ClassOfFolder));
+        }
+        if is_folder && config.archive.bulk_class.is_some() {
+            return Err(self.fault("archive.bulk_class", Fault::ClassOfFolder));
         }
         let listen = config.peers.listen;
         let advertised = self.places.contains_key("peers.advertise") && !config.peers.advertise.is_empty();

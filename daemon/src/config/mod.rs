@@ -29,6 +29,7 @@ use std::time::Duration;
 use crate::glob::Pattern;
 
 mod auth;
+mod class;
 mod error;
 mod layers;
 mod prices;
@@ -42,6 +43,7 @@ mod url;
 mod value;
 
 pub use auth::{AuditLevel, Auth, KeySource, Oidc, TokenServer, is_trusted_url};
+pub use class::{ClassPrices, StorageClass, ThawPrice, Tier};
 pub use error::{Error, Fault, Place};
 pub use prices::{FOLDER, Prices, S3_STANDARD};
 pub use records::Records;
@@ -294,6 +296,14 @@ pub struct Archive {
     pub checkpoint_age: Duration,
     /// How often the bucket's listing is compared with the records; zero: never by itself.
     pub verify_period: Duration,
+    /// How often it is looked whether packs that were asked for have thawed.
+    pub thaw_poll: Duration,
+    /// What packs are put as: never a class that is frozen.
+    pub storage_class: StorageClass,
+    /// What layers are put as, in packs of their own; none: they lie with everything else.
+    pub bulk_class: Option<StorageClass>,
+    /// Whether a blob may leave this disk when its only other copy is frozen.
+    pub evict_frozen: bool,
 }
 
 /// How a log line looks.
@@ -376,6 +386,10 @@ impl Default for Config {
                 checkpoint_packs: 500,
                 checkpoint_age: Duration::from_secs(7 * 86_400),
                 verify_period: Duration::from_secs(86_400),
+                thaw_poll: Duration::from_secs(15 * 60),
+                storage_class: StorageClass::STANDARD,
+                bulk_class: None,
+                evict_frozen: false,
             },
             prices: S3_STANDARD,
             log: Log { level: "info".to_owned(), format: LogFormat::Text },

@@ -3,12 +3,13 @@
 use std::borrow::Cow;
 
 use super::Fault;
+use super::class::{AMAZON_CLASSES, ClassPrices};
 use super::value::Value;
 
 /// Dollars, or whatever the vendor's bill is in.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Prices {
-    /// A thousand of PUT, COPY, POST and LIST.
+    /// A thousand of PUT, COPY, POST and LIST: of the standard class, as all that follows.
     pub put_thousand: f64,
     /// A thousand of GET and HEAD. DELETE is free everywhere.
     pub get_thousand: f64,
@@ -20,6 +21,24 @@ pub struct Prices {
     pub transfer_gb: f64,
     /// Where and when these were the prices.
     pub source: Cow<'static, str>,
+    /// Of the other classes.
+    pub classes: Cow<'static, [ClassPrices]>,
+}
+
+impl Prices {
+    /// What a class costs; one of which nothing is said, what the standard one does.
+    pub fn of(&self, class: &str) -> ClassPrices {
+        self.classes.iter().find(|known| known.name == class).cloned().unwrap_or_else(|| ClassPrices {
+            name: class.to_owned().into(),
+            put_thousand: self.put_thousand,
+            get_thousand: self.get_thousand,
+            storage_gb_month: self.storage_gb_month,
+            retrieval_gb: self.retrieval_gb,
+            days_min: 0,
+            thaw: [None; 3],
+            source: self.source.clone(),
+        })
+    }
 }
 
 /// Amazon S3, class Standard, first tier of each price.
@@ -32,6 +51,7 @@ pub const S3_STANDARD: Prices = Prices {
     source: Cow::Borrowed(
         "Amazon S3 Standard, us-east-1, list prices of 2025 (aws.amazon.com/s3/pricing); reading from within the region has no transfer",
     ),
+    classes: Cow::Borrowed(AMAZON_CLASSES),
 };
 
 /// A folder costs nothing but its disk.
@@ -42,6 +62,7 @@ pub const FOLDER: Prices = Prices {
     retrieval_gb: 0.0,
     transfer_gb: 0.0,
     source: Cow::Borrowed("a folder on this host: nothing is paid for"),
+    classes: Cow::Borrowed(&[]),
 };
 
 /// The dearest that anything may be, to catch slips.

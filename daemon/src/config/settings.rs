@@ -6,7 +6,7 @@
 use std::path::PathBuf;
 
 use super::value::{Value, is_host_port, is_name};
-use super::{Ack, AcmeChallenge, AuditLevel, ClientCertificates, Config, Durability, Fault, LogFormat, MIB, auth, prices, tls};
+use super::{Ack, AcmeChallenge, AuditLevel, ClientCertificates, Config, Durability, Fault, LogFormat, MIB, auth, class, prices, tls};
 use crate::glob::Pattern;
 
 /// The configuration while it is put together.
@@ -146,6 +146,10 @@ pub(super) const SETTINGS: &[Setting] = settings! {
     "archive.checkpoint_packs" => |draft, value| draft.config.archive.checkpoint_packs = value.number(1, 1_000_000)? as u64;
     "archive.checkpoint_age" => |draft, value| draft.config.archive.checkpoint_age = value.duration("1m", "365d")?;
     "archive.verify_period" => |draft, value| draft.config.archive.verify_period = value.duration("0s", "365d")?;
+    "archive.storage_class" => |draft, value| draft.config.archive.storage_class = class::instant(value)?;
+    "archive.thaw_poll" => |draft, value| draft.config.archive.thaw_poll = value.duration("1s", "1d")?;
+    "archive.evict_frozen" => |draft, value| draft.config.archive.evict_frozen = value.boolean()?;
+    "archive.bulk_class" => |draft, value| draft.config.archive.bulk_class = class::bulk(value)?;
     "prices.put_thousand" => |draft, value| draft.config.prices.put_thousand = prices::price(value)?;
     "prices.get_thousand" => |draft, value| draft.config.prices.get_thousand = prices::price(value)?;
     "prices.storage_gb_month" => |draft, value| draft.config.prices.storage_gb_month = prices::price(value)?;

@@ -262,6 +262,7 @@ fn the_packaged_file_explains_every_setting() {
     }
     let rules = retention::KEYS.iter().map(|key| format!("retention.{key}"));
     let rules = rules.chain(auth::KEYS.iter().map(|key| format!("oidc.{key}")));
+    let rules = rules.chain(class::KEYS.map(str::to_owned));
     let settings: BTreeSet<String> = settings::SETTINGS.iter().map(|setting| setting.name.to_owned()).chain(rules).collect();
     assert_eq!(explained, settings);
 }
@@ -313,4 +314,39 @@ fn s43_a_token_server_is_configured_whole_or_not_at_all() {
     }
     refused("[token_server]\nrealm = 'http://t.example.org/token'\n", "whoever is on the way could change");
     refused("[token_server]\nalgorithms = ['HS256']\n", "token_server.algorithms");
+}
+
+#[test]
+fn f36_storage_classes_are_known_or_explained() {
+    let bucket = "[archive]\nurl = 's3://bucket'\n";
+    let config =
+        load(&format!("{bucket}storage_class = 'GLACIER_IR'\nbulk_class = 'DEEP_ARCHIVE'\n"), &Flags::default(), &[]).expect("two classes");
+    assert!(config.archive.bulk_class.is_some_and(|class| class.is_frozen()) && config.archive.storage_class.name() == "GLACIER_IR");
+    refused(
+        &format!("{bucket}storage_class = 'COLDLINE'\n"),
+        "larder.toml:3: archive.storage_class = \"COLDLINE\": this has to be one of STANDARD, STANDARD_IA",
+    );
+    assert!(load(&format!("{bucket}storage_class = 'instant:COLDLINE'\n"), &Flags::default(), &[]).is_ok());
+    refused(&format!("{bucket}storage_class = 'GLACIER'\n"), "set archive.bulk_class to keep layers in this class");
+    refused(&format!("{bucket}bulk_class = 'glacier'\n"), "archive.bulk_class = \"glacier\": this has to be one of");
+    refused("[archive]\nurl = 'file:///x'\nbulk_class = 'GLACIER'\n", "a folder has no storage classes");
+    refused("[archive]\nstorage_class = 'GLACIER_IR'\n", "archive.storage_class = \"GLACIER_IR\": a folder has no storage classes");
+}
+
+#[test]
+fn f36_prices_of_classes_are_read_and_their_mistakes_named() {
+    let whole = "[[class]]\nname = 'frozen:Cold'\nput_thousand = 1\nget_thousand = 2\nstorage_gb_month = 3\nretrieval_gb = 4\n";
+    let thaw = "standard_time = '3h'\nstandard_thousand = 5\nstandard_gb = 6\n";
+    let prices = load(&format!("{whole}{thaw}"), &Flags::default(), &[]).expect("a class").prices;
+    let cold = prices.of("Cold");
+    let tier = cold.thaw(Tier::Standard).expect("a tier");
+    assert_eq!((cold.put_thousand, cold.retrieval_gb, tier.gb, tier.time), (1.0, 4.0, 6.0, Duration::from_secs(3 * 3600)));
+    assert_eq!((cold.thaw(Tier::Bulk), prices.of("GLACIER").days_min), (None, 90), "those that are known stay");
+    assert_eq!(prices.of("nobody's").put_thousand, prices.put_thousand);
+    refused("[class]\nname = 'GLACIER'\n", "larder.toml:1: class is a list of storage classes; write [[class]]");
+    refused("[[class]]\nname = 'GLACIER'\n", "class.put_thousand is missing");
+    refused(&format!("{whole}standard_time = '3h'\n"), "needs standard_time, standard_thousand and standard_gb");
+    refused(&format!("{whole}standard_tim = '3h'\n"), "there is no key class.standard_tim; did you mean class.standard_time?");
+    refused(&whole.replace("= 4", "= 'x'"), "class.retrieval_gb = \"x\": this has to be a price");
+    refused(&whole.replace("frozen:Cold", "Cold"), "class.name = \"Cold\": this has to be one of");
 }

@@ -17,6 +17,7 @@
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use larder_protocol::digest::Digest;
 use larder_protocol::message::Class;
@@ -50,6 +51,14 @@ pub enum Error {
         /// The blob.
         digest: Digest,
     },
+    /// Only in a pack of a frozen class. Asked for: it can be had then.
+    #[error("{}", frozen(.digest, *.ready_in))]
+    Frozen {
+        /// The blob.
+        digest: Digest,
+        /// How long until then, nearly always, where somebody has asked for it.
+        ready_in: Option<Duration>,
+    },
     /// This disk refused.
     #[error("bring {digest} onto this disk: {source}")]
     Store {
@@ -58,6 +67,21 @@ pub enum Error {
         /// Why.
         source: Arc<store::Error>,
     },
+}
+
+/// What is said of a blob whose pack must thaw.
+fn frozen(digest: &Digest, ready_in: Option<Duration>) -> String {
+    match ready_in {
+        None => format!(
+            "{digest} is only in the archive, in a class that must thaw before it can be read, and nobody has asked for it: run `larder archive thaw` on this node"
+        ),
+        Some(left) if left < Duration::from_secs(90) => format!("{digest} is only in the archive and thaws; it is about to be readable"),
+        Some(left) => {
+            let minutes = left.as_secs().div_ceil(60);
+            let left = if minutes < 120 { format!("{minutes} minutes") } else { format!("{} hours", minutes.div_ceil(60)) };
+            format!("{digest} is only in the archive and thaws; it can be read within {left}")
+        }
+    }
 }
 
 /// The searches under way, and how urgent each is.
@@ -124,6 +148,7 @@ impl Lookup {
     ///
     /// # Errors
     /// - `NotFound`: nobody has it.
+    /// - `Frozen`: only in the archive, and it must thaw first.
     /// - `Store`: this disk can't take it.
     pub async fn open(&self, digest: Digest, link: Link) -> Result<Opened, Error> {
         loop {
@@ -250,9 +275,7 @@ impl Lookup {
         }
         let mut staging = staged.map_err(refused)?;
         state.send_replace(Search::Coming(staging.reader()));
-        let Some(source) = self.fill(&mut staging, urgency).await else {
-            return Err(Error::NotFound { digest });
-        };
+        let source = self.fill(&mut staging, urgency).await?;
         staging.finish().await.map_err(|error| {
             tracing::warn!(%digest, source, %error, "what came from elsewhere was not kept");
             refused(error)
@@ -264,21 +287,22 @@ impl Lookup {
     }
 
     /// Asks peers, then the archive; says who gave the last byte.
-    async fn fill(&self, staging: &mut Staging, urgency: &Urgency) -> Option<&'static str> {
+    async fn fill(&self, staging: &mut Staging, urgency: &Urgency) -> Result<&'static str, Error> {
         let digest = staging.digest();
         match self.peers.fill(staging, urgency).await {
-            Ok(true) => return Some("peer"),
+            Ok(true) => return Ok("peer"),
             Ok(false) => {}
             Err(error @ peers::Error::Store(_)) => tracing::warn!(%digest, %error, "fetch from a peer failed on this disk"),
             Err(error) => tracing::info!(%digest, %error, "fetch from a peer failed"),
         }
         match self.archive.fill(staging).await {
-            Ok(true) => return Some("archive"),
+            Ok(true) => return Ok("archive"),
             Ok(false) => {}
+            Err(archive::Error::Frozen { ready_in, .. }) => return Err(Error::Frozen { digest, ready_in }),
             Err(error @ archive::Error::Store(_)) => tracing::warn!(%digest, %error, "fetch from the archive failed on this disk"),
             Err(error) => tracing::warn!(%digest, %error, "fetch from the archive failed"),
         }
-        None
+        Err(Error::NotFound { digest })
     }
 }
 

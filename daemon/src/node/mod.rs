@@ -120,7 +120,7 @@ impl Node {
         let neighbours = Arc::new(Neighbours(peers.clone()));
         let gc = Gc::open(&config, store.clone(), neighbours, Arc::clone(&metrics)).context("open the garbage collector")?;
         tasks.core("upkeep", gc.clone().run(tasks.stopping()));
-        let places = Arc::new(Places { peers: peers.clone(), archive: archive.clone() });
+        let places = Arc::new(Places { peers: peers.clone(), archive: archive.clone(), with_frozen: config.archive.evict_frozen });
         let evictor = Evictor::new(store.clone(), config.store.pins.clone(), places, Arc::clone(&metrics));
         let healing = lookup.clone();
         let heal = Arc::new(move |digest, link| -> BoxFuture<'static, bool> {

@@ -7,6 +7,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, ensure};
 use futures_util::future::BoxFuture;
 use larder_protocol::digest::Digest;
+use larder_protocol::record::Archived;
 
 use crate::admin::Operations;
 use crate::archive::{self, Archive};
@@ -87,7 +88,7 @@ impl Operations for NodeOperations {
     }
 
     fn archive_export(&self, choices: Vec<archive::Choice>) -> BoxFuture<'_, Result<archive::Export>> {
-        Box::pin(async move { Ok(self.archive.export(choices).await?) })
+        Box::pin(async move { self.archive.export(choices).await.context("export") })
     }
 
     fn archive_import(&self, size: u64, tail: u64, stream: archive::Incoming) -> BoxFuture<'_, Result<archive::Imported>> {
@@ -100,6 +101,10 @@ impl Operations for NodeOperations {
 
     fn restoring(&self) -> BoxFuture<'_, Result<archive::Progress>> {
         Box::pin(async move { self.archive.restoring().await.context("read how the restore stands") })
+    }
+
+    fn archive_thaw(&self, request: archive::ThawRequest) -> BoxFuture<'_, Result<archive::ThawTold>> {
+        Box::pin(async move { self.archive.thaw(request).await.context("thaw what is frozen") })
     }
 
     fn drill(&self, url: Option<String>, images: usize) -> BoxFuture<'_, Result<archive::Drilled>> {
@@ -139,11 +144,13 @@ impl Operations for NodeOperations {
 pub(super) struct Places {
     pub(super) peers: Peers,
     pub(super) archive: Archive,
+    /// Whether a copy that is frozen counts as one.
+    pub(super) with_frozen: bool,
 }
 
 impl Elsewhere for Places {
-    fn reaches(&self, bucket: &str) -> bool {
-        self.archive.reaches(bucket)
+    fn gives_back(&self, pack: &Archived) -> bool {
+        self.archive.gives_back(pack, self.with_frozen)
     }
 
     fn kept_by_owners(&self, digests: Vec<Digest>) -> BoxFuture<'static, Word> {

@@ -25,6 +25,9 @@ const RETRY_FULL_S: u64 = 30;
 /// When a client should come back that met a limit or another request.
 const RETRY_BUSY_S: u64 = 1;
 
+/// When a client should come back for what thaws: not sooner, and not later, since it may have thawed before its time.
+const RETRY_FROZEN_S: (u64, u64) = (60, 6 * 3600);
+
 /// When a client should come back whose push is not as safe as it has to be: work for it goes on meanwhile.
 const RETRY_UNSAFE_S: u64 = 5;
 
@@ -236,6 +239,12 @@ impl Error {
             Error::Identity(auth::Refused::Store(error)) | Error::Store(error) => of_store(error),
             Error::TooManyRequests(_) => refuse(StatusCode::TOO_MANY_REQUESTS, "TOOMANYREQUESTS").header(header::RETRY_AFTER, RETRY_BUSY_S),
             Error::Lookup(lookup::Error::NotFound { .. }) => refuse(StatusCode::NOT_FOUND, "BLOB_UNKNOWN"),
+            // It does not help to come back, until somebody asks for it.
+            Error::Lookup(lookup::Error::Frozen { ready_in: None, .. }) => refuse(StatusCode::NOT_FOUND, "BLOB_UNKNOWN"),
+            Error::Lookup(lookup::Error::Frozen { ready_in: Some(left), .. }) => {
+                let left = left.as_secs().clamp(RETRY_FROZEN_S.0, RETRY_FROZEN_S.1);
+                refuse(StatusCode::SERVICE_UNAVAILABLE, "UNAVAILABLE").header(header::RETRY_AFTER, left)
+            }
             Error::Lookup(lookup::Error::Store { digest: _, source }) => of_fetch(source),
             Error::NotSafe(NotSafe::Store(error)) => of_store(error),
             Error::NotSafe(NotSafe::NoArchive(_)) => Refusal::internal(),
@@ -381,6 +390,8 @@ mod tests {
             (store::Error::Missing(vec![digest]).into(), 400, "MANIFEST_BLOB_UNKNOWN"),
             (store::Error::Closed.into(), 503, "UNAVAILABLE"),
             (lookup::Error::NotFound { digest }.into(), 404, "BLOB_UNKNOWN"),
+            (lookup::Error::Frozen { digest, ready_in: None }.into(), 404, "BLOB_UNKNOWN"),
+            (lookup::Error::Frozen { digest, ready_in: Some(std::time::Duration::ZERO) }.into(), 503, "UNAVAILABLE"),
             (fetched(store::Error::DigestMismatch { expected: digest, actual: digest }), 503, "UNAVAILABLE"),
             (fetched(store::Error::Abandoned), 503, "UNAVAILABLE"),
             (NotSafe::TooFew { wanted: 2, members: 1 }.into(), 503, "UNAVAILABLE"),
@@ -407,6 +418,19 @@ mod tests {
         assert_eq!(status, 503);
         assert!(headers.contains_key(header::RETRY_AFTER));
         assert!(!body.to_string().contains("secret"), "{body}");
+    }
+
+    #[tokio::test]
+    async fn f36_what_thaws_says_for_how_long_and_what_nobody_asked_for_says_so() {
+        let digest = Digest::sha256(b"");
+        let thaws = |seconds| lookup::Error::Frozen { digest, ready_in: Some(std::time::Duration::from_secs(seconds)) };
+        for (left, retry, words) in [(0, "60", "about to be readable"), (3600, "3600", "60 minutes"), (40 * 3600, "21600", "40 hours")] {
+            let (_, body, headers) = told(thaws(left).into()).await;
+            assert_eq!(headers[header::RETRY_AFTER], retry);
+            assert!(body.to_string().contains(words), "{body}");
+        }
+        let (_, body, headers) = told(lookup::Error::Frozen { digest, ready_in: None }.into()).await;
+        assert!(body.to_string().contains("larder archive thaw") && !headers.contains_key(header::RETRY_AFTER), "{body}");
     }
 
     #[tokio::test]

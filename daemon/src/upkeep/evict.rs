@@ -3,7 +3,7 @@
 //! A round begins when somebody is short of room, or when a look at the disk finds it above the high mark, and goes on until the low
 //! one. First goes the trash, then blobs, those first that nobody has pulled for longest. A blob may go when
 //!
-//! - a pack in a bucket that this node reaches holds it, or
+//! - a pack that this node can read, now and not only after it has thawed, holds it, or
 //! - this node is no owner of it, and at this moment all of its owners vouch for it. Owners never rely on each other. And since nodes may
 //!   differ in who owns what, a node that asks others for their word gives none for the same blobs until it is done, so that
 //!   two can't both drop what each believes the other to keep;
@@ -18,6 +18,7 @@ use std::time::{Duration, Instant};
 
 use futures_util::future::BoxFuture;
 use larder_protocol::digest::Digest;
+use larder_protocol::record::Archived;
 use tokio_util::sync::CancellationToken;
 
 use crate::glob::Pattern;
@@ -41,8 +42,8 @@ const NAMES_PAGE: usize = 1000;
 
 /// What eviction needs to know of other places.
 pub trait Elsewhere: Send + Sync + 'static {
-    /// Whether a bucket can be read from here.
-    fn reaches(&self, bucket: &str) -> bool;
+    /// Whether a pack can be read from here.
+    fn gives_back(&self, pack: &Archived) -> bool;
     /// For each blob, whether all of its owners are other nodes that vouch for it now.
     fn kept_by_owners(&self, digests: Vec<Digest>) -> BoxFuture<'static, Word>;
 }
@@ -258,7 +259,7 @@ fn is_archived(store: &Store, cold: &Cold, elsewhere: &dyn Elsewhere) -> Result<
     for (pack, offset, length) in store.locations(&cold.digest)? {
         let Some(archived) = store.pack(&pack)? else { continue };
         let within = offset.checked_add(length).is_some_and(|end| end <= archived.size);
-        if within && length == cold.size && elsewhere.reaches(&archived.bucket) {
+        if within && length == cold.size && elsewhere.gives_back(&archived) {
             return Ok(true);
         }
     }

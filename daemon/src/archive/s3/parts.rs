@@ -44,6 +44,7 @@ impl S3 {
             .bucket(&self.bucket)
             .key(&key)
             .content_type("application/x-tar")
+            .set_storage_class(super::class_of(&key))
             .checksum_algorithm(ChecksumAlgorithm::Crc64Nvme)
             .checksum_type(ChecksumType::FullObject)
             .send()
