@@ -46,6 +46,7 @@ mod raw;
 pub mod record;
 pub mod refusal;
 pub mod stamp;
+pub mod starts;
 pub mod state;
 pub mod swim;
 pub mod vector;

@@ -61,34 +61,21 @@ pub enum Fate {
     Stays,
     /// The other node has seen it and has it no more: it was deleted.
     Goes,
-    /// Nobody has seen it: it is written anew, so that no tombstone that is purged here and kept there makes two states of it (F18).
-    Anew,
 }
 
 /// Who has seen a record that is here, when a copy of another node's state is taken.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct SeenBy {
-    /// The other node: its vector has the record's number.
+    /// The other node: it knows the record's number, and means the same by it.
     pub other: bool,
     /// The copy has something under the record's key.
     pub copy: bool,
-    /// Any node at all, as far as is known here.
-    pub anyone: bool,
-    /// It is younger than every tombstone that may have been purged: none of those was about it.
-    pub is_recent: bool,
 }
 
-/// Decides that.
+/// Decides that. What the other has never seen stays under the stamp that it has: who remembers that it was deleted says so again when it comes there.
 pub fn fate(record: &RawRecord, seen: SeenBy) -> Fate {
-    match (seen.copy || !is_purged_once_seen(record.kind), seen.other) {
-        (true, _) => Fate::Stays,
-        (false, true) => Fate::Goes,
-        // A delete of what the other has never seen: a third may have that still. And a delete of what a third has seen is with that third still,
-        // because nobody forgets a delete before it has heard from everyone who has seen it. What is recent keeps its stamp: a third may have seen it, without a word
-        // of that here, and may have deleted it.
-        (false, false) if record.value.is_none() || seen.anyone || seen.is_recent => Fate::Stays,
-        (false, false) => Fate::Anew,
-    }
+    let is_gone = seen.other && !seen.copy && is_purged_once_seen(record.kind);
+    if is_gone { Fate::Goes } else { Fate::Stays }
 }
 
 /// Whether tombstones of a kind end when everyone has seen them. Those of members never do: an expelled key must stay known (S29); nor do those
@@ -147,18 +134,15 @@ mod tests {
     }
 
     #[test]
-    fn f18_what_was_deleted_goes_and_what_nobody_has_seen_is_written_anew() {
+    fn f18_what_was_deleted_goes_and_what_the_other_never_saw_stays() {
         let (live, dead) = (record(3, 1, Some(1)), record(3, 1, None));
-        let seen = |other, copy, anyone| SeenBy { other, copy, anyone, is_recent: false };
-        assert_eq!(fate(&live, SeenBy { is_recent: true, ..seen(false, false, false) }), Fate::Stays);
-        assert_eq!(fate(&live, SeenBy { is_recent: true, ..seen(true, false, false) }), Fate::Goes);
-        assert_eq!(fate(&live, seen(true, false, true)), Fate::Goes);
-        assert_eq!(fate(&live, seen(false, false, false)), Fate::Anew);
-        assert_eq!(fate(&live, seen(false, false, true)), Fate::Stays, "a third may have deleted it");
-        assert_eq!(fate(&dead, seen(true, false, true)), Fate::Goes);
-        assert_eq!(fate(&dead, seen(false, false, false)), Fate::Stays, "what it deletes may be with a third");
+        let seen = |other, copy| SeenBy { other, copy };
+        for record in [&live, &dead] {
+            assert_eq!(fate(record, seen(true, false)), Fate::Goes);
+            assert_eq!(fate(record, seen(false, false)), Fate::Stays, "what it deletes may be with a third, or nobody has seen it");
+        }
         for record in [&live, &dead, &record(6, 1, None), &record(900, 1, Some(1))] {
-            assert_eq!(fate(record, seen(true, record.kind == 3, true)), Fate::Stays);
+            assert_eq!(fate(record, seen(true, record.kind == 3)), Fate::Stays);
         }
     }
 }

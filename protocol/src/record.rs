@@ -21,6 +21,7 @@
 //!   10  Rule        subject, NUL, pattern of names       what the subject may do there, as bits
 //!   11  Site        node id (32)                         patterns of the repositories that the node may have
 //!   12  Keys        node id (32)                         the node's keys after its first
+//!   13  Starts      node id (32), incarnation            when the node was started in that life
 //! ```
 //!
 //! (Numbers in keys are big-endian, so that keys sort as they mean. Kind 1 is kept for repository settings.)
@@ -36,6 +37,7 @@ use crate::keys::Keys;
 use crate::name::{RepositoryName, Tag};
 use crate::raw;
 use crate::stamp::{NodeId, Stamp};
+use crate::starts::Starts;
 use crate::vector::Origin;
 
 /// Most blobs that one `Archived` record may list, and so one pack may hold.
@@ -54,6 +56,7 @@ pub(crate) mod kind {
     pub const RULE: u16 = 10;
     pub const SITE: u16 = 11;
     pub const KEYS: u16 = 12;
+    pub const STARTS: u16 = 13;
 }
 
 /// Names a pack in a bucket: who wrote it, in which life, as which of its packs.
@@ -90,6 +93,8 @@ pub enum Key {
     Site(NodeId),
     /// Which keys a node has; without such a record, the one that is its id.
     Keys(NodeId),
+    /// When a node was started in one of its lives.
+    Starts(Origin),
     /// A kind of a later program.
     Unknown {
         /// Its number.
@@ -124,6 +129,8 @@ pub enum Value {
     Site(Site),
     /// See [`Keys`].
     Keys(Keys),
+    /// See [`Starts`].
+    Starts(Starts),
     /// The bytes of a later program's value.
     Unknown(Vec<u8>),
 }
@@ -327,6 +334,7 @@ impl Key {
             Key::Rule(..) => kind::RULE,
             Key::Site(_) => kind::SITE,
             Key::Keys(_) => kind::KEYS,
+            Key::Starts(_) => kind::STARTS,
             Key::Unknown { kind, .. } => *kind,
         }
     }
@@ -338,6 +346,7 @@ impl Key {
             Key::Tag(repository, tag) => within(repository, tag.as_str().as_bytes()),
             Key::Archived(pack) => pack.to_bytes(),
             Key::Member(node) | Key::Role(node) | Key::Site(node) | Key::Keys(node) => node.0.to_vec(),
+            Key::Starts(origin) => origin.to_bytes(),
             Key::User(name) | Key::Robot(name) => name.as_bytes().to_vec(),
             Key::Rule(subject, repositories) => [subject.as_bytes(), &[0], repositories.as_bytes()].concat(),
             Key::Unknown { key, .. } => key.clone(),
@@ -362,6 +371,7 @@ impl Key {
             kind::ROBOT => access::text(bytes).map(Key::Robot),
             kind::SITE => bytes.try_into().ok().map(|id| Key::Site(NodeId(id))),
             kind::KEYS => bytes.try_into().ok().map(|id| Key::Keys(NodeId(id))),
+            kind::STARTS => Origin::from_bytes(bytes).map(Key::Starts),
             kind::RULE => access::two_texts(bytes).map(|(subject, repositories)| Key::Rule(subject, repositories)),
             _ => Some(Key::Unknown { kind, key: bytes.to_vec() }),
         };
@@ -372,15 +382,13 @@ impl Key {
 impl PackId {
     /// 48 bytes that sort by writer, life and sequence.
     pub fn to_bytes(&self) -> Vec<u8> {
-        [&self.origin.node.0[..], &self.origin.incarnation.to_be_bytes(), &self.sequence.to_be_bytes()].concat()
+        [&self.origin.to_bytes()[..], &self.sequence.to_be_bytes()].concat()
     }
 
     /// Reads what [`PackId::to_bytes`] wrote; `None` for anything else.
     pub fn from_bytes(bytes: &[u8]) -> Option<Self> {
-        let bytes: &[u8; 48] = bytes.try_into().ok()?;
-        let number = |at: usize| u64::from_be_bytes(bytes[at..at + 8].try_into().expect("8 of 48 bytes"));
-        let node = NodeId(bytes[..32].try_into().expect("32 of 48 bytes"));
-        Some(Self { origin: Origin { node, incarnation: number(32) }, sequence: number(40) })
+        let (origin, sequence) = bytes.split_at_checked(40)?;
+        Some(Self { origin: Origin::from_bytes(origin)?, sequence: u64::from_be_bytes(sequence.try_into().ok()?) })
     }
 }
 
@@ -405,6 +413,7 @@ impl Value {
             Value::Rule(value) => codec::encode(value),
             Value::Site(value) => codec::encode(value),
             Value::Keys(value) => codec::encode(value),
+            Value::Starts(value) => codec::encode(value),
             Value::Unknown(bytes) => bytes.clone(),
         }
     }
@@ -426,6 +435,7 @@ impl Value {
             kind::RULE => codec::decode(bytes).map(Value::Rule),
             kind::SITE => codec::decode(bytes).map(Value::Site),
             kind::KEYS => codec::decode(bytes).map(Value::Keys),
+            kind::STARTS => codec::decode(bytes).map(Value::Starts),
             _ => Ok(Value::Unknown(bytes.to_vec())),
         };
         let value = value.map_err(|source| InvalidRecord::Value { kind: kind_name(kind), source })?;
@@ -435,6 +445,7 @@ impl Value {
             Value::Rule(rule) => rule.check(),
             Value::Site(site) => site.check(),
             Value::Keys(keys) => keys.check(),
+            Value::Starts(starts) => starts.check(),
             _ => Ok(()),
         };
         checked.map_err(|(what, actual, max)| InvalidRecord::TooMany { kind: kind_name(kind), what, actual, max })?;
@@ -501,6 +512,7 @@ fn kind_name(kind: u16) -> &'static str {
         kind::RULE => "rule",
         kind::SITE => "site",
         kind::KEYS => "keys",
+        kind::STARTS => "starts",
         _ => "unknown",
     }
 }

@@ -21,6 +21,19 @@ pub struct Origin {
     pub incarnation: u64,
 }
 
+impl Origin {
+    /// 40 bytes that sort by node and life.
+    pub fn to_bytes(&self) -> Vec<u8> {
+        [&self.node.0[..], &self.incarnation.to_be_bytes()].concat()
+    }
+
+    /// Reads what [`Origin::to_bytes`] wrote; `None` for anything else.
+    pub fn from_bytes(bytes: &[u8]) -> Option<Self> {
+        let (node, incarnation) = bytes.split_at_checked(32)?;
+        Some(Self { node: NodeId(node.try_into().ok()?), incarnation: u64::from_be_bytes(incarnation.try_into().ok()?) })
+    }
+}
+
 /// How far each origin's records are known: origin -> the last sequence of a whole exchange.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct VersionVector(BTreeMap<Origin, u64>);

@@ -33,6 +33,7 @@ fn described(key: &Key, stamp: &Stamp, origin: &Origin, sequence: u64) -> Value 
         Key::Role(node) => ("role", node.to_string()),
         Key::Site(node) => ("site", node.to_string()),
         Key::Keys(node) => ("keys", node.to_string()),
+        Key::Starts(origin) => ("starts", origin.node.to_string()),
         Key::User(name) => ("user", name.clone()),
         Key::Robot(name) => ("robot", name.clone()),
         Key::Rule(subject, repositories) => ("rule", format!("{subject} in {repositories}")),

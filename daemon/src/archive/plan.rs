@@ -107,7 +107,7 @@ pub struct Plan {
 /// A link means nothing without its manifest, and is written anew as clients rely on it; only its end is worth telling.
 pub fn is_reason(record: &Record) -> bool {
     match record.key {
-        Key::Archived(_) | Key::Role(_) | Key::Site(_) => false,
+        Key::Archived(_) | Key::Role(_) | Key::Site(_) | Key::Starts(_) => false,
         Key::Member(node) => record.stamp.node != node,
         Key::Link(..) => record.value.is_none(),
         Key::Manifest(..) | Key::Tag(..) | Key::User(_) | Key::Robot(_) | Key::Rule(..) | Key::Keys(_) | Key::Unknown { .. } => true,

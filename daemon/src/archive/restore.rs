@@ -24,7 +24,7 @@ use larder_protocol::vector::{Origin, VersionVector};
 
 use crate::config::ArchiveUrl;
 use crate::glob::Glob;
-use crate::store::{ClusterId, Commit, Told};
+use crate::store::{ClusterId, Commit};
 
 use super::bucket::{self, Bucket, Listed};
 use super::trust::{Standing, Trust};
@@ -156,8 +156,7 @@ impl Inner {
             self.write(vec![(refill::FILLING.to_owned(), Some(url.as_bytes().to_vec()))]).await?;
         }
         if partial {
-            let none = VersionVector::default();
-            self.store.run(move |store| store.take_snapshot(&Told::default(), &none, &none, &none, 0)).await?;
+            self.store.run(|store| store.write_anew()).await?;
             self.write(vec![(RESTORING.to_owned(), None)]).await?;
         } else {
             self.finish(&bucket, cluster, seen, horizon).await?;
@@ -426,6 +425,7 @@ pub(super) fn is_wanted(options: &RestoreOptions, key: &Key) -> bool {
         | Key::Rule(..)
         | Key::Site(_)
         | Key::Keys(_)
+        | Key::Starts(_)
         | Key::Unknown { .. } => false,
     }
 }

@@ -44,13 +44,6 @@ impl Acks {
         sure.min(last)
     }
 
-    /// What any member is known to have seen.
-    pub(super) fn anyone(&self) -> VersionVector {
-        let mut anyone = VersionVector::default();
-        self.lock().values().for_each(|said| anyone.merge(&said.vector));
-        anyone
-    }
-
     /// Takes note of what the peer of a link knows. Of this node's own records only what was looked at counts.
     pub(super) fn note(&self, link: &Link, own: &Origin) {
         let peer = link.connection.peer();
@@ -101,7 +94,7 @@ impl Inner {
         link.knows(vector);
         let own = self.store.origin();
         if link.is_checked(&own) && vector.get(&own) > self.store.vector().get(&own) {
-            self.begin_life(link, own, None).await?;
+            self.begin_life(link, own, None, None).await?;
         }
         Ok(())
     }
@@ -121,9 +114,9 @@ impl Inner {
         Ok(())
     }
 
-    /// Another copy of this data folder has written under its origin: takes another one.
-    /// `wrong`: the first number under which the peer has something else.
-    pub(super) async fn begin_life(&self, link: &Link, own: Origin, wrong: Option<u64>) -> Result<()> {
+    /// Another copy of this data folder has written under its origin: takes another one. `fork`: the last number up to which both are the same, when the
+    /// starts of both tell. `wrong`: the first number under which the peer has something else.
+    pub(super) async fn begin_life(&self, link: &Link, own: Origin, fork: Option<u64>, wrong: Option<u64>) -> Result<()> {
         let now = std::time::Instant::now();
         {
             let mut last = self.life_begun.lock().unwrap_or_else(PoisonError::into_inner);
@@ -134,7 +127,7 @@ impl Inner {
             *last = Some(now);
         }
         // Without a start that is not settled, two of a kind run at once: then what the peer is sure of must do.
-        let sure = fork_point(&self.store.starts(), wrong).unwrap_or_else(|| self.sure(link, &own));
+        let sure = fork.or_else(|| fork_point(&self.store.starts(), wrong)).unwrap_or_else(|| self.sure(link, &own));
         let metrics = Arc::clone(&self.metrics);
         // Counted with it: who waits here may be dropped meanwhile.
         self.store.run(move |store| store.begin_life(own, sure).map(|_| metrics.lives.inc())).await?;
@@ -156,7 +149,6 @@ mod tests {
         assert_eq!(sure(7, None), 0);
         acks.lock().get_mut(&peer).expect("noted").vector.advance(own, 9);
         assert_eq!((sure(7, None), sure(12, None), sure(12, Some(5)), sure(12, Some(10))), (7, 9, 9, 10));
-        assert_eq!(acks.anyone().get(&own), 9);
         assert_eq!(acks.all()[0].1.silent_ms, 1000);
         assert_eq!(acks.retain(|_| false), [peer]);
         assert!(acks.all().is_empty());

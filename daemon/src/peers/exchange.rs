@@ -7,7 +7,7 @@ use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::Duration;
 
-use larder_protocol::message::{Request, Seen, Update};
+use larder_protocol::message::{NumberedRecord, Request, Seen, Update};
 use larder_protocol::record::Numbered;
 use larder_protocol::vector::{Origin, VersionVector};
 use tokio::time::Instant;
@@ -16,9 +16,9 @@ use super::Inner;
 use super::endpoint::{Receiver, Sender, Stream};
 use super::error::{Error, Result};
 use super::links::Link;
-use super::roles;
 use super::site::{self, Site};
 use super::sync::{Gather, Pace, Part, may_wait, next_batch};
+use super::{roles, starts};
 use crate::store::{self, Exchange, Store, Told};
 
 /// When a stream whose records were refused is given up, so that the next one asks for them again.
@@ -89,7 +89,7 @@ async fn pull_once(inner: &Inner, link: &Arc<Link>) -> Result<Next> {
     }
     let (mut gather, mut snapshot) = (Gather::default(), None);
     let (mut give_up, mut told) = (None, ours);
-    let (mut over_quota, mut confirmed) = (false, HashSet::new());
+    let (mut over_quota, mut confirmed, mut starts, mut wrong) = (false, HashSet::new(), starts::Told::default(), None::<u64>);
     let mut pace = Pace::new(inner.records.rate);
     loop {
         let next = async {
@@ -129,6 +129,7 @@ async fn pull_once(inner: &Inner, link: &Arc<Link>) -> Result<Next> {
         };
         let part = gather.take(update).map_err(|error| Error::Violation { peer: link.connection.peer(), what: error.to_string() })?;
         let Some(mut part) = part else { continue };
+        starts.add(&inner.store, &part.records)?;
         let returned = part.returned(&own);
         if let Some((_, keys)) = &mut snapshot {
             keys.add(&part.records);
@@ -137,15 +138,17 @@ async fn pull_once(inner: &Inner, link: &Arc<Link>) -> Result<Next> {
         let told_of_own = covered.as_ref().map_or(0, |covered| covered.get(&own));
         let is_more = told_of_own > inner.store.vector().get(&own);
         confirmed.extend(returned.iter().map(|numbered| numbered.sequence));
-        let wrong = match returned.is_empty() {
-            true => None,
-            false => inner.store.run(move |store| store.first_wrong(&returned)).await?,
-        };
-        if wrong.is_some() || is_more {
-            inner.begin_life(link, own, wrong).await?;
-            return Ok(Next::AtOnce);
+        if !returned.is_empty() {
+            let found = inner.store.run(move |store| store.first_wrong(&returned)).await?;
+            wrong = wrong.into_iter().chain(found).min();
         }
         let whole = part.whole;
+        // ORDER: when all has come, so that the starts are among it.
+        let fork = if whole { starts.fork(&inner.store, own, sure, told_of_own)? } else { None };
+        if whole && (fork.is_some() || wrong.is_some() || is_more) {
+            inner.begin_life(link, own, fork, wrong).await?;
+            return Ok(Next::AtOnce);
+        }
         if let Some((horizon, keys)) = snapshot.take_if(|_| whole) {
             // What is known counts when what the snapshot lacks is gone.
             part.advance = VersionVector::default();
@@ -157,16 +160,16 @@ async fn pull_once(inner: &Inner, link: &Arc<Link>) -> Result<Next> {
             let covered = covered.expect("an exchange ends with a vector");
             // ORDER: before the snapshot asks by number.
             renumber(inner, link, own, sure, told_of_own, &mut confirmed).await?;
-            let (anyone, kept_ms) = (inner.acks.anyone(), inner.records.tombstones_kept.as_millis() as u64);
-            let taken = inner.store.run(move |store| store.take_snapshot(&keys, &covered, &horizon, &anyone, kept_ms)).await?;
+            let agreed = starts.agreed(&inner.store, &covered)?;
+            let dropped = inner.store.run(move |store| store.take_snapshot(&keys, &covered, &agreed, &horizon)).await?;
             if site::lacks(inner)? {
                 // It takes one whenever it connects.
-                tracing::debug!(peer = ?link.connection.peer(), dropped = taken.dropped, reissued = taken.reissued, "took a copy");
+                tracing::debug!(peer = ?link.connection.peer(), dropped, "took a copy");
             } else {
                 tracing::warn!(
-                    peer = ?link.connection.peer(), dropped = taken.dropped, reissued = taken.reissued,
-                    "this node was away for so long that deletes were forgotten meanwhile: it has taken a copy of what its peer holds; what it had written and nobody \
-                     had seen is kept"
+                    peer = ?link.connection.peer(), dropped,
+                    "this node was away for so long that deletes were forgotten meanwhile: it has taken a copy of what its peer holds; what nobody had \
+                     seen is kept"
                 );
             }
         } else {
@@ -291,16 +294,17 @@ pub(super) async fn serve(inner: &Arc<Inner>, link: &Arc<Link>, stream: Stream, 
     let mut changes = inner.store.changes();
     // A task of its own, so that no read is ever cut short and taken up again.
     let mut listener = AbortOnDrop(tokio::spawn(listen(receive, Arc::clone(inner), Arc::clone(link))));
-    let (mut sent, mut is_first) = (theirs, true);
-    // ORDER: the horizon before the records: what is purged later is not in them, and was seen by everyone who counts.
+    let (mut sent, mut is_first, mut starts_told) = (theirs, true, 0);
     let horizon = inner.store.horizon();
+    let mut copied = None;
     if !sent.covers(&horizon) {
         if link.version() < SINCE_SNAPSHOT {
             let what = "records that are older than what was deleted here and forgotten; upgrade it, and it takes a fresh copy".to_owned();
             return Err(Error::Violation { peer: link.connection.peer(), what });
         }
-        send.message(&Update::Snapshot(horizon)).await?;
+        send.message(&Update::Snapshot(horizon.clone())).await?;
         sent = VersionVector::default();
+        copied = Some(horizon);
     }
     let (peer, bounds) = (link.connection.peer(), site::of(inner, &link.connection.peer())?);
     loop {
@@ -318,7 +322,19 @@ pub(super) async fn serve(inner: &Arc<Inner>, link: &Arc<Link>, stream: Stream, 
             let from = sent.clone();
             let exchange = inner.store.run(move |store| store.exchange(&from)).await?;
             let vector = exchange.vector().clone();
+            // A copy of this folder may have told the peer something else under that number.
+            let starts = inner.store.run(|store| store.own_starts()).await?;
+            if let Some(starts) = starts.filter(|it| it.sequence > std::mem::replace(&mut starts_told, it.sequence))
+                && starts.sequence <= sent.get(&starts.origin)
+            {
+                send.message(&Update::Records(vec![NumberedRecord::from(&starts)])).await?;
+            }
             send_records(&inner.store, &mut send, exchange, bounds.clone()).await?;
+            // ORDER: after the records. What was purged while they were read is not among them, and it may be that the peer has not seen it, whatever it said in
+            // an earlier life: it must not count that as known.
+            if !copied.take().as_ref().unwrap_or(&sent).covers(&inner.store.horizon()) {
+                return Ok(());
+            }
             // Only what is new: everything that is said of a vector is added to what was said.
             send.message(&Update::Caught(vector.beyond(&sent))).await?;
             sent.merge(&vector);

@@ -69,6 +69,7 @@ mod roles;
 mod serve;
 mod site;
 mod standing;
+mod starts;
 mod swarm;
 mod swarms;
 mod sync;

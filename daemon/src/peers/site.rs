@@ -43,7 +43,9 @@ impl Site {
     pub(super) fn may_hear(&self, key: &Key) -> bool {
         match key {
             Key::Manifest(repository, _) | Key::Tag(repository, _) | Key::Link(repository, _) => self.has(repository.as_str()),
-            Key::Member(_) | Key::Role(_) | Key::Site(_) | Key::Keys(_) | Key::User(_) | Key::Robot(_) | Key::Rule(..) => true,
+            Key::Member(_) | Key::Role(_) | Key::Site(_) | Key::Keys(_) | Key::Starts(_) | Key::User(_) | Key::Robot(_) | Key::Rule(..) => {
+                true
+            }
             // It would tell what else there is.
             Key::Archived(_) | Key::Unknown { .. } => false,
         }

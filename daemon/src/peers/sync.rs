@@ -13,7 +13,7 @@ use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
 use larder_protocol::message::{NumberedRecord, Update};
-use larder_protocol::record::{InvalidRecord, Numbered};
+use larder_protocol::record::{InvalidRecord, Key, Numbered};
 use larder_protocol::vector::{Origin, VersionVector};
 
 /// Records in one message.
@@ -97,7 +97,9 @@ impl Gather {
 impl Part {
     /// Drops what `known` covers, which other streams have brought meanwhile; says whether anything is left to do.
     pub(super) fn trim(&mut self, known: &VersionVector) -> bool {
-        self.records.retain(|numbered| numbered.sequence > known.get(&numbered.origin));
+        // The starts of a life tell something in any case.
+        let is_starts = |numbered: &Numbered| matches!(numbered.record.key, Key::Starts(_));
+        self.records.retain(|numbered| numbered.sequence > known.get(&numbered.origin) || is_starts(numbered));
         !self.records.is_empty() || !known.covers(&self.advance)
     }
 

@@ -7,8 +7,8 @@
 //!
 //! A tombstone goes when every member that counts has seen it ([`Store::purge_tombstones`]), and the horizon goes to its number in the same batch. Who does not know
 //! everything up to there may hold what the tombstone killed. It must not bring that back: it takes a copy of this node's state in the
-//! place of its own ([`Store::take_snapshot`]). What the other has seen and has no more was deleted, and goes here too; what nobody has seen
-//! is written anew, with stamps of now, because under its old ones it would live where the tombstone is purged and die where it is not.
+//! place of its own ([`Store::take_snapshot`]). What the other has seen and has no more was deleted, and goes here too; what it has not seen stays, and
+//! goes when it comes to somebody who remembers that it was deleted (see `graves`).
 //!
 //! CRASH: a snapshot is merged, then what it lacks is removed in many batches, and only the last one says that it was taken. Broken off, it
 //! is taken again from the beginning.
@@ -21,6 +21,7 @@ use larder_protocol::vector::{Origin, VersionVector};
 
 use super::Store;
 use super::error::Result;
+use super::graves::GRAVES_MAX;
 use super::index::{Batch, Index, RecordRow, Table};
 use super::journal::{META_HORIZON, Writing, journal_key, now_ms, parse, row_key, table_of};
 
@@ -44,15 +45,6 @@ impl Told {
     fn has(&self, record: &RawRecord) -> bool {
         self.0.contains(&brief(record.kind, &record.key))
     }
-}
-
-/// What came of taking a snapshot.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Taken {
-    /// Records that went.
-    pub dropped: usize,
-    /// Records that were written anew.
-    pub reissued: usize,
 }
 
 impl Store {
@@ -102,6 +94,9 @@ impl Store {
                 writing.commit()?;
             }
         }
+        if purged > 0 {
+            self.level_graves(GRAVES_MAX)?;
+        }
         Ok(purged)
     }
 
@@ -115,53 +110,30 @@ impl Store {
         Ok(())
     }
 
-    /// Ends the taking of a snapshot whose records are merged: `told` are its keys, `covered` is the vector of the node whose state it is, and
-    /// `horizon` up to where that has purged; `anyone`: what any member is known to have seen; `kept_ms`: how old tombstones are when they are purged.
-    pub fn take_snapshot(
-        &self,
-        told: &Told,
-        covered: &VersionVector,
-        horizon: &VersionVector,
-        anyone: &VersionVector,
-        kept_ms: u64,
-    ) -> Result<Taken> {
+    /// Ends the taking of a snapshot whose records are merged: `told` are its keys, `covered` is the vector of the node whose state it is, `agreed` the same as
+    /// far as both mean the same by it, and `horizon` up to where that node has purged. Says how many records went.
+    pub fn take_snapshot(&self, told: &Told, covered: &VersionVector, agreed: &VersionVector, horizon: &VersionVector) -> Result<usize> {
         let index = &self.inner.index;
-        let recent_ms = now_ms().saturating_sub(kept_ms);
-        let mut taken = Taken::default();
-        for table in TABLES {
-            let mut from = Vec::new();
-            loop {
-                let rows = index.scan(table, b"", &from).take(PART).collect::<Result<Vec<_>>>()?;
-                let Some((last, _)) = rows.last() else { break };
-                from = [&last[..], &[0]].concat();
-                let mut writing = self.inner.journal.write(index);
-                for (key, _) in &rows {
-                    // Under the lock: as it stands now.
-                    let Some(row) = index.row::<RecordRow>(table, key)? else { continue };
-                    let is_in = |vector: &VersionVector| row.sequence <= vector.get(&row.origin);
-                    let is_recent = row.record.stamp.time.ms() > recent_ms;
-                    let seen = SeenBy { other: is_in(covered), copy: told.has(&row.record), anyone: is_in(anyone), is_recent };
-                    match fate(&row.record, seen) {
-                        Fate::Stays => {}
-                        // Nobody would take what a reader writes.
-                        Fate::Anew if writing.is_reader() => {
-                            writing.remove(&row)?;
-                            taken.dropped += 1;
-                        }
-                        Fate::Goes => {
-                            writing.remove(&row)?;
-                            taken.dropped += 1;
-                        }
-                        Fate::Anew => {
-                            let record = parse(&row.record)?;
-                            writing.record(record.key, record.value)?;
-                            taken.reissued += 1;
-                        }
-                    }
-                }
-                writing.commit()?;
+        let goes = |row: &RecordRow| {
+            let seen = SeenBy { other: row.sequence <= agreed.get(&row.origin), copy: told.has(&row.record) };
+            fate(&row.record, seen) == Fate::Goes
+        };
+        let mut dropped = 0;
+        self.each_row(|writing, row| {
+            // Nobody would take what a reader has written that nobody has seen.
+            let is_own = row.origin.node == writing.origin().node;
+            if goes(&row) || (writing.is_reader() && is_own && !told.has(&row.record)) {
+                writing.remove(&row)?;
+                dropped += 1;
             }
+            Ok(())
+        })?;
+        let mut writing = self.inner.journal.write(index);
+        for row in writing.waiting_rows()?.into_iter().filter(goes) {
+            writing.take_up(row);
+            dropped += 1;
         }
+        writing.commit()?;
         let mut writing = self.inner.journal.write(index);
         let own = writing.origin();
         for (origin, sequence) in covered.iter().filter(|(origin, _)| *origin != own) {
@@ -172,7 +144,39 @@ impl Store {
         all.merge(horizon);
         writing.set_horizon(all);
         writing.commit()?;
-        Ok(taken)
+        Ok(dropped)
+    }
+
+    /// Writes everything anew that can be deleted, as this node's own and of now: what it was given does not count as known.
+    pub fn write_anew(&self) -> Result<()> {
+        self.each_row(|writing, row| {
+            let record = parse(&row.record)?;
+            match record.value {
+                Some(_) if !writing.is_reader() => writing.record(record.key, record.value),
+                _ => writing.remove(&row),
+            }
+        })
+    }
+
+    /// Goes through the records of the kinds whose tombstones end, some at a time: each is read under the lock, as it stands then.
+    fn each_row(&self, mut act: impl FnMut(&mut Writing<'_>, RecordRow) -> Result<()>) -> Result<()> {
+        let index = &self.inner.index;
+        for table in TABLES {
+            let mut from = Vec::new();
+            loop {
+                let rows = index.scan(table, b"", &from).take(PART).collect::<Result<Vec<_>>>()?;
+                let Some((last, _)) = rows.last() else { break };
+                from = [&last[..], &[0]].concat();
+                let mut writing = self.inner.journal.write(index);
+                for (key, _) in &rows {
+                    if let Some(row) = index.row::<RecordRow>(table, key)? {
+                        act(&mut writing, row)?;
+                    }
+                }
+                writing.commit()?;
+            }
+        }
+        Ok(())
     }
 }
 
@@ -180,6 +184,9 @@ impl Writing<'_> {
     /// Removes what stands, with all rows that follow from it; the history keeps what a tag named.
     pub(super) fn remove(&mut self, row: &RecordRow) -> Result<()> {
         let before = parse(&row.record)?;
+        if ends(&row.record) {
+            self.dig(row)?;
+        }
         let nothing = Record { key: before.key.clone(), value: None, stamp: before.stamp };
         self.replaced(&nothing, Some(&before))?;
         self.follow(&nothing, Some(&before));
@@ -229,7 +236,8 @@ fn dead_key(origin: &Origin, sequence: u64) -> Vec<u8> {
     [DEAD, &journal_key(origin, sequence)].concat()
 }
 
-fn brief(kind: u16, key: &[u8]) -> u128 {
+/// 16 bytes of a hash of a record's key.
+pub(super) fn brief(kind: u16, key: &[u8]) -> u128 {
     let mut hasher = blake3::Hasher::new();
     hasher.update(&kind.to_le_bytes()).update(key);
     u128::from_le_bytes(hasher.finalize().as_bytes()[..16].try_into().expect("16 of 32 bytes"))

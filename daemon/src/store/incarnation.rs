@@ -7,7 +7,7 @@
 //! have of the old one behind the fork gets a new number too when it comes, for the same reason.
 //!
 //! A copy is put in its place before a start. So each start writes down the number that it found ([`Lives::starts`]), until every other member was
-//! looked at since: the fork is one of these.
+//! looked at since: the fork is one of these. Which one, the records of the starts tell ([`Starts`]), which are written with the first number after each.
 //!
 //! ```text
 //! meta   lives -> [`Lives`]
@@ -18,7 +18,8 @@ use std::collections::{BTreeSet, HashSet};
 use serde::{Deserialize, Serialize};
 
 use larder_protocol::merge::{self, Here};
-use larder_protocol::record::Numbered;
+use larder_protocol::record::{Key, Numbered, Value};
+use larder_protocol::starts::{self, Known, Starts};
 use larder_protocol::vector::Origin;
 use tokio::sync::watch;
 
@@ -56,6 +57,11 @@ impl Lives {
             let second = *self.starts.iter().nth(1).expect("there are several");
             self.starts.remove(&second);
         }
+    }
+
+    /// Whether every other member was looked at since the last start.
+    pub(super) fn has_settled(&self) -> bool {
+        self.starts.is_empty()
     }
 
     /// Whether a number of an origin may mean two things.
@@ -125,6 +131,27 @@ impl Store {
         Ok(wrong)
     }
 
+    /// The last own number that a peer means the same by, when the starts of both show that it means something else behind it.
+    pub fn fork(&self, own: Origin, known: &Known) -> Result<Option<u64>> {
+        let writing = self.inner.journal.write(&self.inner.index);
+        if writing.origin() != own {
+            return Ok(None);
+        }
+        let ours = writing.starts_of(&own)?;
+        Ok(starts::fork(&writing.fresh().into_iter().fold(ours, Starts::with), known))
+    }
+
+    /// The record of this life's starts, if there is one.
+    pub fn own_starts(&self) -> Result<Option<Numbered>> {
+        let Some(row) = self.row(&Key::Starts(self.origin()))? else { return Ok(None) };
+        Ok(Some(Numbered { origin: row.origin, sequence: row.sequence, record: journal::parse(&row.record)? }))
+    }
+
+    /// The starts of a life, as far as they are known here.
+    pub fn starts_of(&self, life: &Origin) -> Result<Starts> {
+        self.inner.journal.write(&self.inner.index).starts_of(life)
+    }
+
     /// Begins another life, unless `old` is over already; `sure`: up to which number of the old one others have what is here.
     pub fn begin_life(&self, old: Origin, sure: u64) -> Result<Origin> {
         let (journal, index) = (&self.inner.journal, &self.inner.index);
@@ -158,6 +185,18 @@ impl Store {
 }
 
 impl Writing<'_> {
+    /// See [`Store::starts_of`].
+    pub(super) fn starts_of(&self, life: &Origin) -> Result<Starts> {
+        let key = Key::Starts(*life);
+        let mut known = Vec::from_iter(self.standing(&key)?);
+        for row in self.waiting_under(&key)? {
+            known.push(journal::parse(&row.record)?);
+        }
+        let last = known.into_iter().max_by_key(|record| record.stamp);
+        let Some(Value::Starts(starts)) = last.and_then(|record| record.value) else { return Ok(Starts::default()) };
+        Ok(starts)
+    }
+
     /// Gives records of one of this node's origins numbers of another; says how many.
     fn renumber(&mut self, old: Origin, new: Origin, after: u64, upto: u64, stays: impl Fn(u64) -> bool) -> Result<usize> {
         let mut count = 0;
@@ -173,10 +212,98 @@ impl Writing<'_> {
             let is_it = |row: &RecordRow| row.origin == old && row.sequence == sequence && !stays(sequence);
             let Some(before) = standing.filter(is_it) else { continue };
             index.delete(&mut self.batch, Table::Journal, &place);
-            let number = self.next_number(new);
+            let number = self.next_number(new)?;
             self.place(Some(&before), RecordRow { origin: new, sequence: number, record: before.record.clone() });
             count += 1;
         }
         Ok(count)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+    use std::path::Path;
+
+    use super::super::tests::{Place, push_image, sync};
+    use super::*;
+
+    fn copy(from: &Path, to: &Path) {
+        fs::create_dir_all(to).expect("folder");
+        for entry in fs::read_dir(from).expect("list") {
+            let (path, name) = entry.map(|entry| (entry.path(), entry.file_name())).expect("entry");
+            if path.is_dir() {
+                copy(&path, &to.join(name))
+            } else {
+                let _ = fs::copy(&path, to.join(name)).expect("copied");
+            }
+        }
+    }
+
+    fn lists(store: &Store, life: &Origin) -> Vec<u64> {
+        store.starts_of(life).expect("readable").0.iter().map(|start| start.after).collect()
+    }
+
+    #[test]
+    fn f11_the_first_number_after_a_start_tells_of_it_unless_all_were_looked_at() {
+        let places = [1, 2].map(Place::new);
+        let (place, b) = (&places[0], places[1].open());
+        let open = |settles: bool, pushes: usize| {
+            let store = place.open();
+            if settles {
+                store.settle_starts().expect("written");
+            }
+            for push in 0..pushes {
+                push_image(&store, "team/app", &format!("t{push}"), b"image");
+            }
+            sync(&store, &b);
+            let (life, last) = (store.origin(), store.vector().get(&store.origin()));
+            store.close();
+            (life, last)
+        };
+        let (life, first) = open(false, 1);
+        assert_eq!(lists(&b, &life), [0; 0], "a folder that is new has no copy");
+        let (_, second) = open(false, 2);
+        assert_eq!(lists(&b, &life), [first], "once, before what is written");
+        assert_eq!(open(false, 0).1, second, "nothing is written, nothing is told");
+        assert_eq!(lists(&b, &life), [first]);
+        let (_, third) = open(true, 1);
+        assert_eq!(lists(&b, &life), [first], "all were looked at: there is no copy");
+        open(false, 1);
+        assert_eq!(lists(&b, &life), [first, third]);
+    }
+
+    #[test]
+    fn f11_the_starts_show_where_a_copy_began() {
+        let places = [1, 2].map(Place::new);
+        let (place, b) = (&places[0], places[1].open());
+        let run = |name: &str| {
+            let store = place.open();
+            push_image(&store, "team/app", name, name.as_bytes());
+            let at = store.vector().get(&store.origin());
+            (store, at)
+        };
+        let (store, copied) = run("before");
+        let own = store.origin();
+        sync(&store, &b);
+        store.close();
+        drop(store);
+        let copied_to = tempfile::tempdir().expect("folder");
+        copy(&place.folder(), copied_to.path());
+        let (store, _) = run("after");
+        sync(&store, &b);
+        store.close();
+        drop(store);
+        fs::remove_dir_all(place.folder()).expect("the newer state is lost");
+        copy(copied_to.path(), &place.folder());
+        let (store, _) = run("elsewhere");
+        let list = b.starts_of(&own).expect("readable");
+        let known = |lists| Known { sure: 0, covered: b.vector().get(&own), lists };
+        let fork = |known: &Known| store.fork(own, known).expect("readable");
+        assert_eq!(fork(&known(vec![(Some(copied + 1), list)])), Some(copied));
+        assert_eq!(fork(&known(vec![])), Some(copied), "it knows numbers and no start");
+        assert_eq!(fork(&Known { covered: copied, ..known(vec![]) }), None, "what it knows is what was written before");
+        let ours = store.starts_of(&own).expect("readable");
+        assert_eq!(fork(&known(vec![(Some(copied + 1), ours)])), None, "the same");
     }
 }

@@ -13,6 +13,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use larder_protocol::record::{Key, Numbered, RawRecord, Record, Value};
 use larder_protocol::stamp::{Clock, FarFuture, HybridTime, NodeId, Stamp};
+use larder_protocol::starts::Start;
 use larder_protocol::vector::{Origin, VersionVector};
 use tokio::sync::watch;
 
@@ -70,6 +71,8 @@ struct Writer {
     counts: Counts,
     horizon: VersionVector,
     lives: Lives,
+    /// The last start, while no number was given out since.
+    fresh: Option<Start>,
 }
 
 /// What a writing moves on in the writer, once its batch is written.
@@ -84,6 +87,8 @@ pub(super) struct Moves {
     life: Option<Origin>,
     pub horizon: Option<VersionVector>,
     lives: Option<Lives>,
+    /// A number is given out after the last start.
+    is_start_past: bool,
     access: bool,
 }
 
@@ -103,7 +108,8 @@ pub(super) struct Writing<'a> {
 impl Journal {
     /// Reads where the numbering stands. `relaxed`: nobody waits for the disk.
     pub(super) fn open(index: &Index, node: NodeId, max_clock_drift: Duration, relaxed: bool) -> Result<Self> {
-        let incarnation = match index.row::<u64>(Table::Meta, META_INCARNATION)? {
+        let known = index.row::<u64>(Table::Meta, META_INCARNATION)?;
+        let incarnation = match known {
             Some(incarnation) => incarnation,
             None => {
                 let mut batch = Batch::default();
@@ -118,6 +124,8 @@ impl Journal {
         let life = Origin { node, incarnation };
         let mut lives: Lives = index.row(Table::Meta, META_LIVES)?.unwrap_or_default();
         lives.start(vector.get(&life));
+        // A life that begins now has no copy.
+        let fresh = known.map(|_| Start { after: vector.get(&life), mark: uuid::Uuid::new_v4().as_u64_pair().0 });
         let mut batch = Batch::default();
         index.put_row(&mut batch, Table::Meta, META_LIVES, &lives);
         index.write(batch)?;
@@ -131,6 +139,7 @@ impl Journal {
             counts: Counts::read(index)?,
             horizon: index.row(Table::Meta, META_HORIZON)?.unwrap_or_default(),
             lives,
+            fresh,
         };
         Ok(Self {
             life: watch::Sender::new(life),
@@ -260,7 +269,7 @@ impl Writing<'_> {
     /// Writes a record of this node with a time of the past, which must be later than that of what stands.
     pub(super) fn record_at(&mut self, key: Key, value: Option<Value>, time: HybridTime) -> Result<()> {
         let origin = self.origin();
-        let sequence = self.next_number(origin);
+        let sequence = self.next_number(origin)?;
         let numbered = Numbered { origin, sequence, record: Record { key, value, stamp: Stamp { time, node: origin.node } } };
         let stands = self.stand(numbered.clone())?;
         assert!(stands, "a stamp of now beats what stood before, since the clock never runs back; and others are chosen to");
@@ -268,13 +277,27 @@ impl Writing<'_> {
         Ok(())
     }
 
-    /// The next number of one of this node's origins.
-    pub(super) fn next_number(&mut self, origin: Origin) -> u64 {
+    /// The next number of one of this node's origins. The first one after a start tells of the start, unless every other member was looked at since: so a
+    /// copy of this folder shows itself.
+    pub(super) fn next_number(&mut self, origin: Origin) -> Result<u64> {
+        if let Some(start) = self.fresh().filter(|_| origin == self.origin()) {
+            self.moves.is_start_past = true;
+            if !self.lives().has_settled() && !self.is_reader() {
+                let starts = self.starts_of(&origin)?.with(start);
+                let time = self.writer.clock.tick(now_ms());
+                self.record_at(Key::Starts(origin), Some(Value::Starts(starts)), time)?;
+            }
+        }
         let sequence = self.vector.get(&origin) + 1;
         self.vector.advance(origin, sequence);
         // Given out, whatever becomes of the batch.
         self.writer.vector.advance(origin, sequence);
-        sequence
+        Ok(sequence)
+    }
+
+    /// The last start, while nothing was numbered since.
+    pub(super) fn fresh(&self) -> Option<Start> {
+        self.writer.fresh.filter(|_| !self.moves.is_start_past)
     }
 
     /// Puts a record's row and its place in the journal, where `before` stood.
@@ -463,6 +486,9 @@ impl Writer {
         if let Some(horizon) = moves.horizon {
             self.horizon = horizon;
         }
+        if moves.is_start_past || moves.life.is_some() {
+            self.fresh = None;
+        }
         if let Some(new) = moves.life {
             life.send_replace(new);
         }
@@ -510,7 +536,7 @@ pub(super) fn row_key(kind: u16, key: &[u8]) -> Vec<u8> {
 }
 
 pub(super) fn origin_key(origin: &Origin) -> Vec<u8> {
-    [&origin.node.0[..], &origin.incarnation.to_be_bytes()].concat()
+    origin.to_bytes()
 }
 
 pub(super) fn journal_key(origin: &Origin, sequence: u64) -> Vec<u8> {

@@ -73,7 +73,13 @@ impl Writing<'_> {
         let at_number = at_number(self.index, &origin, sequence)?;
         let far = self.believes(numbered.record.stamp.time, now_ms).err();
         let here = Here { standing: standing.as_ref().map(|row| &row.record), numbered: at_number.as_ref().map(|row| &row.record) };
-        match judge(&raw, here, far.is_some()) {
+        self.compare_starts(&numbered)?;
+        let verdict = judge(&raw, here, far.is_some());
+        if matches!(verdict, Verdict::Stands | Verdict::Waits) && self.bury(&numbered.record)? {
+            applied.changed.push(numbered.record.key);
+            return Ok(true);
+        }
+        match verdict {
             Verdict::Known => {}
             Verdict::Lost => {
                 let standing = standing.expect("something is later");
@@ -133,7 +139,7 @@ impl Writing<'_> {
                 if self.lives().is_unsure(&origin, sequence) {
                     // Others may know something else under that number, and would never ask for this.
                     let own = self.origin();
-                    (numbered.origin, numbered.sequence) = (own, self.next_number(own));
+                    (numbered.origin, numbered.sequence) = (own, self.next_number(own)?);
                 }
                 let stands = self.stand(numbered)?;
                 assert!(stands, "it was judged to");

@@ -91,7 +91,7 @@ impl Store {
         Ok(self.row(key)?.map(|row| (row.origin, row.sequence)))
     }
 
-    fn row(&self, key: &Key) -> Result<Option<RecordRow>> {
+    pub(super) fn row(&self, key: &Key) -> Result<Option<RecordRow>> {
         let kind = key.kind();
         self.inner.index.row(table_of(kind), &row_key(kind, &key.to_bytes()))
     }

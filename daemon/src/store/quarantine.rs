@@ -125,10 +125,22 @@ impl Writing<'_> {
     }
 
     /// Ends the waiting of one.
-    fn take_up(&mut self, row: RecordRow) {
+    pub(super) fn take_up(&mut self, row: RecordRow) {
         self.index.delete(&mut self.batch, Table::Sync, &row_key(&row.origin, row.sequence));
         self.index.delete(&mut self.batch, Table::Journal, &journal_key(&row.origin, row.sequence));
         self.moves.waiting.push((row, false));
+    }
+
+    /// All that wait.
+    pub(super) fn waiting_rows(&self) -> Result<Vec<RecordRow>> {
+        let rows = self.waiting().list().filter_map(|(_, origin, sequence)| read(self.index, origin, *sequence).transpose());
+        rows.collect()
+    }
+
+    /// Those that wait under a key.
+    pub(super) fn waiting_under(&self, key: &Key) -> Result<Vec<RecordRow>> {
+        let places = self.waiting().by_key.get(&(key.kind(), key.to_bytes())).map(Vec::as_slice).unwrap_or_default();
+        places.iter().filter_map(|(_, origin, sequence)| read(self.index, origin, *sequence).transpose()).collect()
     }
 
     /// A record stands: what its writer said of the same in an earlier life, with a clock that was ahead, is void.
@@ -189,7 +201,9 @@ impl Store {
                 writing.observe(record.stamp.time, now_ms);
                 // ORDER: its row in the journal goes, and comes again if it stands.
                 writing.take_up(row);
-                writing.stand(Numbered { origin, sequence, record })?;
+                if !writing.bury(&record)? {
+                    writing.stand(Numbered { origin, sequence, record })?;
+                }
             }
             conflicts.append(&mut writing.conflicts);
             writing.commit()?;

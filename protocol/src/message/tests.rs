@@ -10,6 +10,7 @@ use crate::digest::Algorithm;
 use crate::keys::{Keys, Later};
 use crate::record::{Archived, Key, Link, Located, Manifest, PackId, Record, Roles, TagTarget, Value};
 use crate::stamp::{HybridTime, Stamp};
+use crate::starts::{Start, Starts};
 
 fn origin() -> Origin {
     Origin { node: NodeId([7; 32]), incarnation: 1_700_000_000_000 }
@@ -125,6 +126,7 @@ fn frames_of_version_2() -> Vec<(String, Frame)> {
         ("robot", access(Key::Robot("ci".to_owned()), Value::Robot(robot))),
         ("site", access(Key::Site(NodeId([9; 32])), Value::Site(site))),
         ("keys", access(Key::Keys(NodeId([9; 32])), Value::Keys(keys))),
+        ("starts", access(Key::Starts(origin()), Value::Starts(Starts(vec![Start { after: 7, mark: 99 }])))),
         ("rule", access(Key::Rule("group:dev".to_owned(), "team/**".to_owned()), Value::Rule(rule))),
         ("role", Update::Records(vec![NumberedRecord { origin: origin(), sequence: 1, record: role.to_raw() }]).to_frame()),
         ("request-follow", Request::Follow(digest).to_frame()),

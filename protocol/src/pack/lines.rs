@@ -231,7 +231,14 @@ pub fn record_line(numbered: &Numbered, inline: bool) -> String {
         },
         // Kinds that came after the first version of this format stand here by number, so that programs of then read the pack too.
         (
-            key @ (Key::Role(_) | Key::User(_) | Key::Robot(_) | Key::Rule(..) | Key::Site(_) | Key::Keys(_) | Key::Unknown { .. }),
+            key @ (Key::Role(_)
+            | Key::User(_)
+            | Key::Robot(_)
+            | Key::Rule(..)
+            | Key::Site(_)
+            | Key::Keys(_)
+            | Key::Starts(_)
+            | Key::Unknown { .. }),
             value,
         ) => Body::Unknown {
             number: key.kind(),

@@ -44,10 +44,10 @@ struct Node {
 }
 
 impl Node {
-    fn start(&mut self) {
+    fn start(&mut self, mark: u64) {
         if !std::mem::replace(&mut self.up, true) {
             self.checked.clear();
-            self.disk.start();
+            self.disk.start(mark);
         }
     }
 }
@@ -58,12 +58,16 @@ struct Pull {
     own: Origin,
     sent: VersionVector,
     is_first: bool,
+    /// The number of the last list of its own starts that the peer has told.
+    starts_told: u64,
     way: VecDeque<Update>,
     gather: Gather,
     snapshot: Option<(VersionVector, BTreeSet<Vec<u8>>)>,
     /// Up to which own number the peer was sure to mean the same, and which further ones it does.
     sure: u64,
     confirmed: BTreeSet<u64>,
+    /// What the peer has of the own starts.
+    starts: Vec<Numbered>,
 }
 
 struct World {
@@ -74,6 +78,7 @@ struct World {
     /// From, to: nothing passes.
     cuts: BTreeSet<(usize, usize)>,
     incarnations: u64,
+    marks: u64,
     restored: BTreeSet<usize>,
     things: u64,
     must_live: BTreeSet<Vec<u8>>,
@@ -94,6 +99,7 @@ impl World {
             pulls: BTreeMap::new(),
             cuts: BTreeSet::new(),
             incarnations: 1,
+            marks: 0,
             restored: BTreeSet::new(),
             things: 0,
             must_live: BTreeSet::new(),
@@ -161,6 +167,11 @@ impl World {
         self.incarnations
     }
 
+    fn next_mark(&mut self) -> u64 {
+        self.marks += 1;
+        self.marks
+    }
+
     /// Up to which of its own numbers `of` is sure that `peer` means the same.
     fn sure(&self, of: usize, peer: usize) -> u64 {
         let disk = &self.nodes[of].disk;
@@ -174,7 +185,7 @@ impl World {
         if vector.get(&own) > self.nodes[node].disk.vector.get(&own) {
             // While it is being looked at, what comes tells more.
             if self.nodes[node].checked.contains(&(peer, own)) {
-                self.begin_life(node, peer, None);
+                self.begin_life(node, peer, None, None);
             }
             return;
         }
@@ -184,13 +195,14 @@ impl World {
         *silent_ms = 0;
     }
 
-    fn begin_life(&mut self, node: usize, peer: usize, wrong: Option<u64>) {
+    fn begin_life(&mut self, node: usize, peer: usize, fork: Option<u64>, wrong: Option<u64>) {
         let disk = &self.nodes[node].disk;
         let said = disk.acks.get(&peer).map_or(0, |(vector, _)| vector.get(&disk.origin));
-        let sure = fork_point(&disk.starts, wrong).unwrap_or(said);
+        let sure = fork.or_else(|| fork_point(&disk.starts, wrong)).unwrap_or(said);
         let incarnation = self.next_incarnation();
         self.story.push(format!("{node} begins life {incarnation}, as {peer} shows; sure of {sure}"));
-        self.nodes[node].disk.begin_life(sure, incarnation);
+        let clock = self.clock(node);
+        self.nodes[node].disk.begin_life(sure, incarnation, clock);
     }
 
     fn open(&mut self, from: usize, to: usize) {
@@ -207,15 +219,23 @@ impl World {
         if !theirs.vector.covers(&here.horizon) && may_wait(to, from, here.vector.covers(&theirs.horizon)) {
             return;
         }
-        let (mut sent, mut way) = (ours, VecDeque::new());
-        let horizon = &self.nodes[from].disk.horizon;
-        if !sent.covers(horizon) {
-            way.push_back(Update::Snapshot(horizon.clone()));
-            sent = VersionVector::default();
-        }
         // Nothing is applied in parts here: see the last test of `tests`.
         let gather = Gather::with_limit(usize::MAX);
-        self.pulls.insert((from, to), Pull { own, sent, is_first: true, way, gather, snapshot: None, sure, confirmed: BTreeSet::new() });
+        self.pulls.insert(
+            (from, to),
+            Pull {
+                own,
+                sent: ours,
+                is_first: true,
+                starts_told: 0,
+                way: VecDeque::new(),
+                gather,
+                snapshot: None,
+                sure,
+                confirmed: BTreeSet::new(),
+                starts: Vec::new(),
+            },
+        );
     }
 
     fn send(&mut self, from: usize, to: usize) {
@@ -223,6 +243,17 @@ impl World {
         let (Some(pull), disk) = (self.pulls.get_mut(&(from, to)), &self.nodes[from].disk) else { return };
         if is_cut || (!pull.is_first && pull.sent.covers(&disk.vector)) {
             return;
+        }
+        if !pull.sent.covers(&disk.horizon) {
+            if !pull.is_first {
+                return drop(self.pulls.remove(&(from, to)));
+            }
+            pull.way.push_back(Update::Snapshot(disk.horizon.clone()));
+            pull.sent = VersionVector::default();
+        }
+        if let Some(starts) = disk.own_starts().filter(|it| it.sequence > std::mem::replace(&mut pull.starts_told, it.sequence)) {
+            let is_covered = starts.sequence <= pull.sent.get(&starts.origin);
+            pull.way.extend(is_covered.then(|| Update::Records(vec![NumberedRecord::from(&starts)])));
         }
         pull.way.extend(disk.lacks(&pull.sent).iter().map(|it| Update::Records(vec![NumberedRecord::from(it)])));
         pull.way.push_back(Update::Caught(disk.vector.beyond(&pull.sent)));
@@ -261,10 +292,13 @@ impl World {
             }
             let is_more = covered.get(&pull.own) > disk.vector.get(&pull.own);
             let wrong = disk.first_wrong(&returned);
-            if wrong.is_some() || is_more {
-                return self.begin_life(to, from, wrong);
+            pull.starts.extend(returned.iter().filter(|it| matches!(it.record.key, Key::Starts(_))).cloned());
+            let fork = disk.fork(&pull.starts, pull.sure, covered.get(&pull.own));
+            if fork.is_some() || wrong.is_some() || is_more {
+                return self.begin_life(to, from, fork, wrong);
             }
             pull.confirmed.extend(returned.iter().map(|it| it.sequence));
+            let agreed = disk.agreed(&part.records, &covered);
             let (advance, nothing) = (part.advance.clone(), VersionVector::default());
             part.trim(&disk.known(|_| true));
             let snapshot = pull.snapshot.take();
@@ -274,10 +308,10 @@ impl World {
             if is_first {
                 // ORDER: before the snapshot asks by number. What the peer counts as known and has not sent back was superseded there, or is not what it knows.
                 let after = disk.starts.last().copied().unwrap_or(pull.sure).max(pull.sure);
-                disk.renumber(pull.own, after, covered.get(&pull.own), &pull.confirmed);
+                disk.renumber(pull.own, (after, covered.get(&pull.own)), &pull.confirmed, clock);
             }
             if let Some((horizon, told)) = snapshot {
-                disk.take_snapshot(&told, &covered, &horizon, clock);
+                disk.take_snapshot(&told, [&covered, &agreed, &horizon]);
                 self.story.push(format!("{to} takes a snapshot of {from}"));
             }
             let unsure: Vec<_> = self.nodes[to].disk.unsure.keys().chain([&pull.own]).map(|origin| (from, *origin)).collect();
@@ -329,7 +363,8 @@ impl World {
                 self.pulls.retain(|(from, to), _| *from != a && *to != a);
             }
             21 => {
-                self.nodes[a].start();
+                let mark = self.next_mark();
+                self.nodes[a].start(mark);
             }
             22 if self.random.chance(30) => self.nodes[a].skew_ms = [0, 1000, 2 * DRIFT_MS, YEAR_MS][self.random.below(4) as usize],
             23 => self.nodes[a].skew_ms = 0,
@@ -344,7 +379,8 @@ impl World {
                 if let Some(copy) = self.nodes[a].copy.clone().filter(|_| self.restored.insert(a)) {
                     self.story.push(format!("{a} is restored to life {} at {}", copy.origin.incarnation, copy.vector.get(&copy.origin)));
                     self.nodes[a].disk = copy;
-                    self.nodes[a].disk.start();
+                    let mark = self.next_mark();
+                    self.nodes[a].disk.start(mark);
                     self.lost(a);
                 }
             }
@@ -379,7 +415,8 @@ impl World {
         self.cuts.clear();
         self.pulls.clear();
         for node in &mut self.nodes {
-            node.start();
+            self.marks += 1;
+            node.start(self.marks);
             node.skew_ms = 0;
         }
         self.settle(2);
@@ -429,13 +466,17 @@ impl World {
             let disk = &mut self.nodes[to].disk;
             for row in rows {
                 let place = (row.origin, row.sequence);
+                disk.compare_starts(&row);
+                if disk.bury(&row.raw, &place, clock) {
+                    continue;
+                }
                 match judge(&row.raw, disk.here(&row.raw, &place), false) {
                     Verdict::Stands => {
                         let _ = disk.clock.observe(row.raw.stamp.time, clock, DRIFT_MS);
                         disk.stand(row);
                     }
                     Verdict::Forked if disk.standing.get(&row.raw.key).is_none_or(|standing| row.raw.beats(&standing.raw)) => {
-                        let sequence = disk.next_number();
+                        let sequence = disk.next_number(clock);
                         disk.stand(Row { origin: disk.origin, sequence, raw: row.raw });
                     }
                     _ => {}

@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use larder_protocol::merge::{Fate, Here, SeenBy, Verdict, fate, is_foreign, judge};
 use larder_protocol::record::{Key, RawRecord, Value};
 use larder_protocol::stamp::{Clock, NodeId, Stamp};
+use larder_protocol::starts::{Known, Start, Starts, fork};
 
 use super::*;
 
@@ -30,10 +31,16 @@ pub(super) struct Disk {
     pub(super) acks: BTreeMap<usize, (VersionVector, u64)>,
     /// The last number at each start since which not every other node was looked at: up to one of them the folder is what it was.
     pub(super) starts: BTreeSet<u64>,
+    /// The last start, when nothing was written since.
+    pub(super) fresh: Option<Start>,
     /// Earlier lives that another copy wrote in, and up to where they are sure.
     pub(super) unsure: BTreeMap<Origin, u64>,
     /// Origins that wrote twice under one number: behind which one nothing is sure.
     pub(super) forks: BTreeMap<Origin, u64>,
+    /// Lives whose starts show that two copies wrote them, and up to where both are the same.
+    pub(super) mixed: BTreeMap<Origin, u64>,
+    /// The stamps of tombstones that are purged.
+    pub(super) graves: BTreeMap<Vec<u8>, Stamp>,
     /// Whose tombstones were ever here. No node keeps that; the check does.
     pub(super) buried: BTreeSet<Vec<u8>>,
 }
@@ -50,18 +57,75 @@ impl Disk {
             horizon: VersionVector::default(),
             acks: BTreeMap::new(),
             starts: BTreeSet::from([0]),
+            fresh: None,
             unsure: BTreeMap::new(),
             forks: BTreeMap::new(),
+            mixed: BTreeMap::new(),
+            graves: BTreeMap::new(),
             buried: BTreeSet::new(),
         }
     }
 
     /// The node starts.
-    pub(super) fn start(&mut self) {
-        self.starts.insert(self.vector.get(&self.origin));
+    pub(super) fn start(&mut self, mark: u64) {
+        let after = self.vector.get(&self.origin);
+        self.starts.insert(after);
+        self.fresh = Some(Start { after, mark });
     }
 
-    pub(super) fn next_number(&mut self) -> u64 {
+    /// The starts of a life as far as they are known here.
+    fn told(&self, of: &Origin) -> Starts {
+        let key = Key::Starts(*of).to_bytes();
+        let rows = self.standing.get(&key).into_iter().chain(self.waiting.values().filter(|row| row.raw.key == key));
+        match rows.max_by_key(|row| row.raw.stamp).and_then(|row| row.raw.parse().expect("sound").value) {
+            Some(Value::Starts(told)) => told,
+            _ => Starts::default(),
+        }
+    }
+
+    /// The starts of this life.
+    fn life(&self) -> Starts {
+        self.fresh.iter().fold(self.told(&self.origin), |told, start| told.with(*start))
+    }
+
+    /// Where this folder and what a peer has of its life part, as far as starts tell.
+    pub(super) fn fork(&self, told: &[Numbered], sure: u64, covered: u64) -> Option<u64> {
+        fork(&self.life(), &Known { sure, covered, lists: lists(told, &self.origin) })
+    }
+
+    /// Two lists of the starts of one life show that it was written twice.
+    pub(super) fn compare_starts(&mut self, row: &Row) {
+        let Ok(larder_protocol::record::Record { key: Key::Starts(life), value: Some(Value::Starts(list)), .. }) = row.raw.parse() else {
+            return;
+        };
+        let number = (row.origin == life).then_some(row.sequence);
+        let known = Known { sure: 0, covered: number.unwrap_or(u64::MAX), lists: vec![(number, list)] };
+        let fork = fork(&self.told(&life), &known).filter(|fork| *fork < self.vector.get(&life) && life != self.origin);
+        if let Some(fork) = fork {
+            let sure = self.mixed.entry(life).or_insert(u64::MAX);
+            *sure = (*sure).min(fork);
+        }
+    }
+
+    /// What a peer covers, but for what it means something else by than this node does.
+    pub(super) fn agreed(&self, records: &[Numbered], covered: &VersionVector) -> VersionVector {
+        let mut agreed = covered.clone();
+        self.mixed.iter().for_each(|(origin, sure)| agreed.lower(origin, *sure));
+        for (origin, covered) in covered.iter().filter(|(origin, _)| *origin != self.origin) {
+            let known = Known { sure: 0, covered, lists: lists(records, &origin) };
+            if let Some(fork) = fork(&self.told(&origin), &known) {
+                agreed.lower(&origin, fork);
+            }
+        }
+        agreed
+    }
+
+    /// The next own number. The first one after a start that is not settled tells of the starts.
+    pub(super) fn next_number(&mut self, now_ms: u64) -> u64 {
+        let life = self.life();
+        if self.fresh.take().is_some() && !self.starts.is_empty() {
+            self.write(&Key::Starts(self.origin), Some(Value::Starts(life)), now_ms);
+        }
         let sequence = self.vector.get(&self.origin) + 1;
         self.vector.advance(self.origin, sequence);
         sequence
@@ -69,7 +133,7 @@ impl Disk {
 
     pub(super) fn write(&mut self, key: &Key, value: Option<Value>, now_ms: u64) -> Place {
         let stamp = Stamp { time: self.clock.tick(now_ms), node: self.origin.node };
-        let sequence = self.next_number();
+        let sequence = self.next_number(now_ms);
         let raw = RawRecord { kind: key.kind(), key: key.to_bytes(), value: value.map(|value| value.to_bytes()), stamp };
         self.stand(Row { origin: self.origin, sequence, raw });
         (self.origin, sequence)
@@ -98,6 +162,9 @@ impl Disk {
     }
 
     pub(super) fn remove(&mut self, key: &[u8]) {
+        if let Some(row) = self.standing.get(key).filter(|row| row.raw.value.is_none()) {
+            self.graves.insert(key.to_vec(), row.raw.stamp);
+        }
         if let Some(row) = self.standing.remove(key) {
             self.numbers.remove(&(row.origin, row.sequence));
         }
@@ -112,6 +179,15 @@ impl Disk {
         Here { standing: self.standing.get(&raw.key).map(|row| &row.raw), numbered: self.at_number(place).map(|row| &row.raw) }
     }
 
+    /// Tells the purged tombstone of a record again when the record comes back; whether it did.
+    pub(super) fn bury(&mut self, raw: &RawRecord, place: &Place, now_ms: u64) -> bool {
+        let grave = self.graves.get(&raw.key).filter(|grave| raw.value.is_some() && **grave > raw.stamp).copied();
+        let Some(stamp) = grave.filter(|_| judge(raw, self.here(raw, place), false) == Verdict::Stands) else { return false };
+        let sequence = self.next_number(now_ms);
+        self.stand(Row { origin: self.origin, sequence, raw: RawRecord { value: None, stamp, ..raw.clone() } });
+        true
+    }
+
     pub(super) fn apply(&mut self, records: Vec<Numbered>, advance: &VersionVector, now_ms: u64) {
         for numbered in records {
             let (raw, place) = (numbered.record.to_raw(), (numbered.origin, numbered.sequence));
@@ -120,9 +196,13 @@ impl Disk {
             }
             let is_far = self.clock.observe(raw.stamp.time, now_ms, DRIFT_MS).is_err();
             let row = Row { origin: place.0, sequence: place.1, raw };
+            self.compare_starts(&row);
+            if self.bury(&row.raw, &place, now_ms) {
+                continue;
+            }
             match judge(&row.raw, self.here(&row.raw, &place), is_far) {
                 Verdict::Stands if self.unsure.get(&place.0).is_some_and(|sure| place.1 > *sure) => {
-                    let sequence = self.next_number();
+                    let sequence = self.next_number(now_ms);
                     self.stand(Row { origin: self.origin, sequence, raw: row.raw });
                 }
                 Verdict::Stands => self.stand(row),
@@ -162,7 +242,9 @@ impl Disk {
             let Some(row) = self.waiting.remove(&place) else { continue };
             self.numbers.remove(&place);
             let _ = self.clock.observe(row.raw.stamp.time, now_ms, DRIFT_MS);
-            self.stand(row);
+            if !self.bury(&row.raw, &(row.origin, row.sequence), now_ms) {
+                self.stand(row);
+            }
         }
     }
 
@@ -176,29 +258,36 @@ impl Disk {
         wrong.map(|numbered| numbered.sequence).min()
     }
 
-    pub(super) fn begin_life(&mut self, sure: u64, incarnation: u64) {
+    pub(super) fn begin_life(&mut self, sure: u64, incarnation: u64, now_ms: u64) {
         let old = self.origin;
         let (sure, last) = (sure.min(self.vector.get(&old)), self.vector.get(&old));
         self.origin = Origin { node: old.node, incarnation };
-        self.renumber(old, sure, last, &BTreeSet::new());
+        self.fresh = None;
+        self.renumber(old, (sure, last), &BTreeSet::new(), now_ms);
         self.vector.lower(&old, sure);
         self.unsure.insert(old, sure);
         self.starts.clear();
     }
 
     /// Gives own records new numbers, but for those that are confirmed.
-    pub(super) fn renumber(&mut self, of: Origin, after: u64, upto: u64, confirmed: &BTreeSet<u64>) {
+    pub(super) fn renumber(&mut self, of: Origin, (after, upto): (u64, u64), confirmed: &BTreeSet<u64>, now_ms: u64) {
         if after >= upto {
             return;
         }
         let own: Vec<_> = self.numbers.range((of, after + 1)..=(of, upto)).map(|(place, key)| (*place, key.clone())).collect();
         for (place, key) in own.into_iter().filter(|(place, _)| !confirmed.contains(&place.1)) {
-            let sequence = self.next_number();
+            let sequence = self.next_number(now_ms);
             self.numbers.remove(&place);
             self.numbers.insert((self.origin, sequence), key.clone());
             let row = self.standing.get_mut(&key).expect("own records stand");
             (row.origin, row.sequence) = (self.origin, sequence);
         }
+    }
+
+    /// The record of the own starts.
+    pub(super) fn own_starts(&self) -> Option<Numbered> {
+        let row = self.standing.get(&Key::Starts(self.origin).to_bytes())?;
+        Some(Numbered { origin: row.origin, sequence: row.sequence, record: row.raw.parse().expect("sound") })
     }
 
     pub(super) fn lacks(&self, sent: &VersionVector) -> Vec<Numbered> {
@@ -212,19 +301,18 @@ impl Disk {
             .collect()
     }
 
-    pub(super) fn take_snapshot(&mut self, told: &BTreeSet<Vec<u8>>, covered: &VersionVector, horizon: &VersionVector, now_ms: u64) {
-        for row in self.standing.values().cloned().collect::<Vec<_>>() {
-            let anyone = self.acks.values().any(|(vector, _)| row.sequence <= vector.get(&row.origin));
-            let is_recent = row.raw.stamp.time.ms() > now_ms.saturating_sub(KEPT_MS);
-            let seen = SeenBy { other: row.sequence <= covered.get(&row.origin), copy: told.contains(&row.raw.key), anyone, is_recent };
-            match fate(&row.raw, seen) {
-                Fate::Stays => {}
-                Fate::Goes => self.remove(&row.raw.key),
-                Fate::Anew => {
-                    let record = row.raw.parse().expect("sound");
-                    self.write(&record.key, record.value, now_ms);
-                }
-            }
+    /// Ends the taking of a snapshot: `agreed` is what its sender covers and means the same by.
+    pub(super) fn take_snapshot(&mut self, told: &BTreeSet<Vec<u8>>, [covered, agreed, horizon]: [&VersionVector; 3]) {
+        let goes = |row: &Row| {
+            let seen = SeenBy { other: row.sequence <= agreed.get(&row.origin), copy: told.contains(&row.raw.key) };
+            fate(&row.raw, seen) == Fate::Goes
+        };
+        for row in self.standing.values().filter(|row| goes(row)).cloned().collect::<Vec<_>>() {
+            self.remove(&row.raw.key);
+        }
+        for place in self.waiting.iter().filter(|(_, row)| goes(row)).map(|(place, _)| *place).collect::<Vec<_>>() {
+            self.waiting.remove(&place);
+            self.numbers.remove(&place);
         }
         self.advance(covered);
         self.horizon.merge(horizon);
@@ -257,4 +345,14 @@ impl Disk {
         let waits = self.waiting.values().any(|row| row.raw.key == key && row.raw.value.is_none());
         waits || (!self.is_live(key) && self.buried.contains(key))
     }
+}
+
+fn lists(records: &[Numbered], of: &Origin) -> Vec<(Option<u64>, Starts)> {
+    let lists = records.iter().filter_map(|numbered| match (&numbered.record.key, &numbered.record.value) {
+        (Key::Starts(life), Some(Value::Starts(list))) if life == of => {
+            Some(((numbered.origin == *of).then_some(numbered.sequence), list.clone()))
+        }
+        _ => None,
+    });
+    lists.collect()
 }
