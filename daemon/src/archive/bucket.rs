@@ -10,7 +10,7 @@ use bytes::{Bytes, BytesMut};
 use futures_util::future::BoxFuture;
 use futures_util::stream::{BoxStream, StreamExt};
 
-use crate::config::{ArchiveUrl, ArchiveUrlFault, Prices, Tier};
+use crate::config::{ArchiveUrl, ArchiveUrlFault, Prices, Sse, Tier};
 
 use super::Error;
 use super::body::Body;
@@ -106,6 +106,10 @@ pub struct S3Settings {
     pub path_style: bool,
     /// Larger objects go in parts.
     pub multipart_above: u64,
+    /// How the bucket encrypts what it stores.
+    pub sse: Sse,
+    /// By which key of its key service; its own when there is none.
+    pub sse_kms_key: Option<String>,
     /// What it costs.
     pub prices: Prices,
 }

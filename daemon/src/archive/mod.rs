@@ -285,6 +285,8 @@ impl Archive {
             region: it.region.clone(),
             path_style: it.path_style,
             multipart_above: it.multipart_above,
+            sse: it.sse,
+            sse_kms_key: it.sse_kms_key.clone(),
             prices: config.prices.clone(),
         };
         let read = |store: &Store| {

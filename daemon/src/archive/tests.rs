@@ -94,6 +94,8 @@ pub(super) async fn node(folder: &std::path::Path, seed: u8) -> Node {
         region: "us-east-1".to_owned(),
         path_style: false,
         multipart_above: 5 << 30,
+        sse: crate::config::Sse::None,
+        sse_kms_key: None,
         prices: crate::config::S3_STANDARD,
     };
     let settings = Settings {

@@ -219,6 +219,9 @@ pub enum Fault {
     /// A folder has one class.
     #[error("a folder has no storage classes; name a bucket in archive.url, or leave this out")]
     ClassOfFolder,
+    /// No name of a key.
+    #[error("a key of the key service is named by its id, its ARN or an alias: alias/packs")]
+    KmsKey,
     /// An S3 server, but no bucket.
     #[error("this is the server of a bucket, and no bucket is named; set archive.url = \"s3://bucket/prefix\", or leave the endpoint out")]
     NoBucket,

@@ -11,6 +11,7 @@ use toml::de::{DeTable, DeValue};
 use super::auth;
 use super::class;
 use super::retention;
+use super::sealing;
 use super::settings::{self, Draft, SETTINGS, Setting};
 use super::tls;
 use super::value::Value;
@@ -185,6 +186,9 @@ impl Layers {
     fn finish(mut self) -> Result<Config, Error> {
         let config = &self.draft.config;
         if let Err((key, fault)) = tls::check(&config.http, &config.tls, &config.acme) {
+            return Err(self.fault(key, fault));
+        }
+        if let Err((key, fault)) = sealing::check(&config.archive) {
             return Err(self.fault(key, fault));
         }
         if self.draft.archive_in_data_dir && config.archive.endpoint.is_some() {

@@ -35,6 +35,7 @@ mod layers;
 mod prices;
 mod records;
 mod retention;
+mod sealing;
 mod settings;
 #[cfg(test)]
 mod tests;
@@ -48,6 +49,7 @@ pub use error::{Error, Fault, Place};
 pub use prices::{FOLDER, Prices, S3_STANDARD};
 pub use records::Records;
 pub use retention::Retention;
+pub use sealing::Sse;
 pub use tls::{Acme, AcmeChallenge, ClientCertificates, Tls};
 pub use url::{ArchiveUrl, ArchiveUrlFault};
 pub use value::{duration, is_host_port, size};
@@ -290,6 +292,10 @@ pub struct Archive {
     pub pack_size: u64,
     /// Larger objects go in parts.
     pub multipart_above: u64,
+    /// How the bucket encrypts what it stores.
+    pub sse: Sse,
+    /// By which key of its vendor's key service; the bucket's own when there is none.
+    pub sse_kms_key: Option<String>,
     /// A checkpoint is written when there are so many packs since the last one.
     pub checkpoint_packs: u64,
     /// Or when the last one is so old.
@@ -383,6 +389,8 @@ impl Default for Config {
                 max_delay: Duration::from_secs(15 * 60),
                 pack_size: 512 * MIB,
                 multipart_above: 5 * 1024 * MIB,
+                sse: Sse::None,
+                sse_kms_key: None,
                 checkpoint_packs: 500,
                 checkpoint_age: Duration::from_secs(7 * 86_400),
                 verify_period: Duration::from_secs(86_400),

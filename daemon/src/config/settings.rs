@@ -6,7 +6,9 @@
 use std::path::PathBuf;
 
 use super::value::{Value, is_host_port, is_name};
-use super::{Ack, AcmeChallenge, AuditLevel, ClientCertificates, Config, Durability, Fault, LogFormat, MIB, auth, class, prices, tls};
+use super::{
+    Ack, AcmeChallenge, AuditLevel, ClientCertificates, Config, Durability, Fault, LogFormat, MIB, auth, class, prices, sealing, tls,
+};
 use crate::glob::Pattern;
 
 /// The configuration while it is put together.
@@ -143,6 +145,8 @@ pub(super) const SETTINGS: &[Setting] = settings! {
     // One PutObject takes 5 GiB; the pack's headers and footer come on top of what waits.
     "archive.pack_size" => |draft, value| draft.config.archive.pack_size = value.size(MIB, 4096 * MIB)?;
     "archive.multipart_above" => |draft, value| draft.config.archive.multipart_above = value.size(5 * MIB, 5 * 1024 * MIB)?;
+    "archive.sse" => |draft, value| draft.config.archive.sse = sealing::sse(value)?;
+    "archive.sse_kms_key" => |draft, value| draft.config.archive.sse_kms_key = sealing::kms_key(value)?;
     "archive.checkpoint_packs" => |draft, value| draft.config.archive.checkpoint_packs = value.number(1, 1_000_000)? as u64;
     "archive.checkpoint_age" => |draft, value| draft.config.archive.checkpoint_age = value.duration("1m", "365d")?;
     "archive.verify_period" => |draft, value| draft.config.archive.verify_period = value.duration("0s", "365d")?;

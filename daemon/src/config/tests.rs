@@ -177,6 +177,15 @@ fn s43_mistakes_are_named_with_file_line_key_and_mend() {
     refused("[peers]\nadvertise = ['build-07']\n", "other nodes need a host and a port");
     refused("[peers]\nadvertise = ['none', 'build-07:5000']\n", "other nodes need a host and a port");
     refused("[peers]\nlisten = '0.0.0.0:5000'\n", "say in peers.advertise what they can dial");
+    refused("[archive]\nsse = 'kms'\n", "larder.toml:2: archive.sse = \"kms\": this has to be \"none\" or \"AES256\" or \"aws:kms\"");
+    refused(
+        "[archive]\nsse_kms_key = 'alias/packs'\n",
+        "larder.toml:2: archive.sse_kms_key = \"alias/packs\": this is of no use without archive.sse = \"aws:kms\"",
+    );
+    refused(
+        "[archive]\nsse = 'aws:kms'\nsse_kms_key = 'a b'\n",
+        "larder.toml:3: archive.sse_kms_key = \"a b\": a key of the key service is named",
+    );
     refused("[archive]\nurl = 'gs://bucket'\n", "archive.url = \"gs://bucket\": an archive is s3://bucket/prefix or file:///folder");
     refused("[archive]\nurl = 'file://relative'\n", "with three slashes");
     refused("[archive]\nendpoint = 'https://s3.example.org'\n", "no bucket is named");

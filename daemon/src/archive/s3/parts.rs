@@ -8,14 +8,14 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use aws_sdk_s3::error::ProvideErrorMetadata;
 use aws_sdk_s3::primitives::{ByteStream, SdkBody};
-use aws_sdk_s3::types::{ChecksumAlgorithm, ChecksumType, CompletedMultipartUpload, CompletedPart};
+use aws_sdk_s3::types::{ChecksumAlgorithm, ChecksumMode, ChecksumType, CompletedMultipartUpload, CompletedPart};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
 
 use super::super::body::Reading;
 use super::super::bucket::Object;
 use super::super::{Error, keys};
-use super::{S3, timeouts};
+use super::{S3, is_kept, timeouts};
 
 /// Bytes of a part, unless there would be too many.
 const PART_SIZE: u64 = 64 << 20;
@@ -47,6 +47,8 @@ impl S3 {
             .set_storage_class(super::class_of(&key))
             .checksum_algorithm(ChecksumAlgorithm::Crc64Nvme)
             .checksum_type(ChecksumType::FullObject)
+            .set_server_side_encryption(self.settings.sse.algorithm())
+            .set_ssekms_key_id(self.settings.sse_kms_key.clone())
             .send()
             .await
             .map_err(|error| self.error("begin to put", &key, error))?;
@@ -116,16 +118,19 @@ impl S3 {
                 }
                 _ => Ok(()),
             },
-            // The answer to the attempt before was lost: it is there.
-            Err(error) if error.code() == Some("NoSuchUpload") && self.stands(key, size).await => Ok(()),
+            // The answer to the attempt before was lost: it is there. Or to one before that, in a bucket that keeps everything.
+            Err(error) if (error.code() == Some("NoSuchUpload") || is_kept(&error)) && self.stands(key, size, &checksum).await => Ok(()),
             Err(error) => Err(self.error("put", key, error)),
         }
     }
 
-    /// Whether an object of this size stands.
-    async fn stands(&self, key: &str, size: u64) -> bool {
-        let found = self.client().await.head_object().bucket(&self.bucket).key(key).send().await;
-        found.is_ok_and(|found| found.content_length().and_then(|length| u64::try_from(length).ok()) == Some(size))
+    /// Whether an object stands that has this size, and this checksum if the bucket knows it.
+    pub(super) async fn stands(&self, key: &str, size: u64, checksum: &str) -> bool {
+        let request = self.client().await.head_object().bucket(&self.bucket).key(key).checksum_mode(ChecksumMode::Enabled);
+        request.send().await.is_ok_and(|found| {
+            found.content_length().and_then(|length| u64::try_from(length).ok()) == Some(size)
+                && found.checksum_crc64_nvme().is_none_or(|stored| stored == checksum)
+        })
     }
 
     /// Gives up what crashes have left; a bucket that doesn't say is left alone.

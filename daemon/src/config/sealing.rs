@@ -1,0 +1,39 @@
+//! How what is in the bucket is encrypted: `archive.sse`.
+
+use super::value::Value;
+use super::{Archive, Fault};
+
+/// Letters of the name of a key.
+const KEY_LENGTH_MAX: usize = 2048;
+
+/// How an S3 server is asked to encrypt what it stores. It holds the key, so this protects from whoever gets at its disks and from nobody else.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Sse {
+    /// As the bucket does by itself.
+    None,
+    /// By a key of the bucket's.
+    Aes256,
+    /// By a key of the vendor's key service.
+    Kms,
+}
+
+pub(super) fn sse(value: &Value) -> Result<Sse, Fault> {
+    value.choice(&["none", "AES256", "aws:kms"], &[Sse::None, Sse::Aes256, Sse::Kms])
+}
+
+/// The key's id, ARN or alias; it goes into a header.
+pub(super) fn kms_key(value: &Value) -> Result<Option<String>, Fault> {
+    match value.text()? {
+        "" => Ok(None),
+        key if key.len() > KEY_LENGTH_MAX || !key.bytes().all(|byte| byte.is_ascii_graphic()) => Err(Fault::KmsKey),
+        key => Ok(Some(key.to_owned())),
+    }
+}
+
+/// What is wrong with the settings together, and at which of them.
+pub(super) fn check(archive: &Archive) -> Result<(), (&'static str, Fault)> {
+    if archive.sse_kms_key.is_some() && archive.sse != Sse::Kms {
+        return Err(("archive.sse_kms_key", Fault::Lonely { other: "archive.sse = \"aws:kms\"" }));
+    }
+    Ok(())
+}
