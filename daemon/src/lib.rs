@@ -10,6 +10,7 @@
 //! Arrows go down only; `registry`, `peers` and `archive` never import each other. See ARCHITECTURE.md.
 
 pub mod admin;
+pub mod age;
 pub mod archive;
 pub mod auth;
 pub mod cli;

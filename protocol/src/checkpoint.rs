@@ -7,7 +7,8 @@
 //! size
 //! ```
 //!
-//! All of it is zstd: `zstd -d < CHECKPOINT` prints every record and the directory, without Larder and in twenty years. The records of packs come first,
+//! All of it is zstd: `zstd -d < CHECKPOINT` prints every record and the directory, without Larder and in twenty years (behind `age -d`, when its name ends in `.age`: see
+//! [`crate::pack`]). The records of packs come first,
 //! then repository by repository, the one with the newest tag first: whoever reads a checkpoint from its start can soon serve what is wanted most. The directory
 //! says which repositories a page is about: who is asked for one can read its pages before the others.
 //!

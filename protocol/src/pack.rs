@@ -24,6 +24,20 @@
 //! blobs that an earlier pack has are not repeated, so an image may need several packs: unpack them into one folder. What tag meant
 //! what is in `larder/records.jsonl.zst` (`zstd -d`), whose lines `lines` explains; of two lines about one key that with the later stamp stands.
 //!
+//! A pack whose name ends in `.age` is a file that [age](https://age-encryption.org/v1) has encrypted as a whole, with the pack as its content; a checkpoint likewise. Offsets and sizes
+//! are those of the content. Of its first 2,048 bytes, the header says how many bytes of content there are, in a stanza `larder` that other programs pass over.
+//!
+//! ```text
+//! tar x < PACK                                      a plain pack
+//! age -d -i IDENTITY PACK | tar x                   an encrypted one
+//! zstd -d < larder/records.jsonl.zst                what tags mean, and all other records
+//! sha256sum blobs/sha256/*                          is each blob what its name says?
+//! zstd -d < CHECKPOINT                              all records up to then
+//! age -d -i IDENTITY CHECKPOINT | zstd -d           the same, encrypted
+//! larder unpack PACK --identity IDENTITY --to DIR   the same as tar, checked, and the records as text
+//! larder unpack PACK --identity IDENTITY --list     what it is, and whether all in it is whole
+//! ```
+//!
 //! A file that `larder export` wrote is a pack too. It has `manifest.json` beside `index.json`, for `docker load`; its sequence is 0, its records
 //! have sequence 0, and it covers nothing.
 //!

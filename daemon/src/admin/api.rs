@@ -15,6 +15,7 @@ use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 
 use super::Office;
+use crate::age::{self, Identity};
 use crate::archive::{Choice, DRILL_IMAGES_MAX, RestoreOptions, Subset, THAW_DAYS_MAX, ThawRequest};
 use crate::glob::Glob;
 use crate::peers::{KeyChange, RoleChange};
@@ -233,8 +234,9 @@ impl Office {
             NodeId::parse(text).ok_or_else(|| Refusal::bad(format!("trust {text:?}: this is no node's id, which has 52 letters")))
         };
         let trust = asked.trust.iter().map(node).collect::<Result<_, _>>()?;
+        let identities = identities(asked.identities)?;
         let AskRestore { metadata_only, allow_gaps, leave_strangers, .. } = asked;
-        let options = RestoreOptions { repositories, metadata_only, allow_gaps, trust, leave_strangers };
+        let options = RestoreOptions { repositories, metadata_only, allow_gaps, trust, leave_strangers, identities };
         answer(self.operations.restore(&asked.url, options).await?)
     }
 
@@ -259,7 +261,7 @@ impl Office {
         if asked.images == 0 || asked.images > DRILL_IMAGES_MAX {
             return Err(Refusal::bad(format!("a drill restores 1 to {DRILL_IMAGES_MAX} images")));
         }
-        answer(self.operations.drill(asked.url, asked.images).await?)
+        answer(self.operations.drill(asked.url, asked.images, identities(asked.identities)?).await?)
     }
 
     async fn repositories(&self, query: &Query) -> Outcome {
@@ -422,6 +424,14 @@ struct AskRestore {
     trust: Vec<String>,
     #[serde(default)]
     leave_strangers: bool,
+    /// The text of an identity file.
+    #[serde(default)]
+    identities: Option<String>,
+}
+
+/// The identities in a text that was sent; it is not repeated.
+fn identities(text: Option<String>) -> Result<Vec<Arc<Identity>>, Refusal> {
+    text.map_or_else(|| Ok(Vec::new()), |text| age::parse_identities("that was given", &text).map_err(Refusal::bad))
 }
 
 /// `POST archive/verify`
@@ -446,6 +456,9 @@ struct AskThaw {
 struct AskDrill {
     url: Option<String>,
     images: usize,
+    /// See [`AskRestore`].
+    #[serde(default)]
+    identities: Option<String>,
 }
 
 fn page(status: StatusCode, value: &Value) -> Response<Body> {

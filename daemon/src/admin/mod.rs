@@ -23,6 +23,7 @@ use std::time::Duration;
 
 use futures_util::future::BoxFuture;
 
+use crate::age::Identity;
 use crate::archive;
 use crate::auth::Auth;
 use crate::peers::{Joined, KeyChange, KeyChanged, PeerStatus, RoleChange};
@@ -75,7 +76,7 @@ pub trait Operations: Send + Sync + 'static {
     /// What it takes to thaw what is frozen and not here; begins it, when a tier is named.
     fn archive_thaw(&self, request: archive::ThawRequest) -> BoxFuture<'_, anyhow::Result<archive::ThawTold>>;
     /// Restores some images to a temporary place.
-    fn drill(&self, url: Option<String>, images: usize) -> BoxFuture<'_, anyhow::Result<archive::Drilled>>;
+    fn drill(&self, url: Option<String>, images: usize, identities: Vec<Arc<Identity>>) -> BoxFuture<'_, anyhow::Result<archive::Drilled>>;
     /// Writes a checkpoint now; its key.
     fn archive_checkpoint(&self) -> BoxFuture<'_, anyhow::Result<String>>;
     /// Compares the bucket with what the records tell of it.

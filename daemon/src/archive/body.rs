@@ -19,6 +19,7 @@ use larder_protocol::digest::{CHUNK_SIZE, Digest};
 use larder_protocol::pack::Piece;
 use tokio::sync::mpsc;
 
+use crate::age::Seal;
 use crate::store::Content;
 
 /// Most bytes that are handed on at a time.
@@ -41,6 +42,8 @@ pub struct Body {
 enum Source {
     Pieces(Arc<[Piece]>, OpenBlob),
     File(Arc<File>),
+    /// What is read of another body is encrypted on the way.
+    Sealed(Arc<Body>, Arc<Seal>),
 }
 
 impl fmt::Debug for Body {
@@ -59,6 +62,12 @@ impl Body {
     /// The body of a file that nobody changes.
     pub fn file(file: Arc<File>, size: u64) -> Self {
         Self { source: Source::File(file), size, damaged: Arc::default() }
+    }
+
+    /// The same, encrypted: every reading gives the same bytes.
+    pub fn sealed(self, seal: Arc<Seal>) -> Self {
+        let (size, damaged) = (seal.size(), self.damaged.clone());
+        Self { source: Source::Sealed(Arc::new(self), seal), size, damaged }
     }
 
     /// Bytes.
@@ -84,8 +93,19 @@ impl Body {
     /// # Errors
     /// As [`Body::read`].
     pub fn read_range(&self, range: Range<u64>, mut take: impl FnMut(Bytes) -> io::Result<()>) -> io::Result<()> {
+        self.read_part(range, &mut take)
+    }
+
+    /// Of one type whatever takes the bytes: a sealed body reads another one.
+    fn read_part(&self, range: Range<u64>, mut take: &mut dyn FnMut(Bytes) -> io::Result<()>) -> io::Result<()> {
         let (pieces, open) = match &self.source {
             Source::Pieces(pieces, open) => (pieces, open),
+            Source::Sealed(inner, seal) => {
+                let needs = seal.needs(&range);
+                let mut sealing = seal.sealing(range);
+                inner.read_part(needs, &mut |bytes| sealing.push(&bytes, &mut *take))?;
+                return sealing.finish(take);
+            }
             Source::File(file) => {
                 let mut at = range.start;
                 while at < range.end {

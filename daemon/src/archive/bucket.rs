@@ -15,6 +15,7 @@ use crate::config::{ArchiveUrl, ArchiveUrlFault, Prices, Sse, Tier};
 use super::Error;
 use super::body::Body;
 use super::directory::Directory;
+use super::encrypted::{Encrypted, Keyring};
 use super::ledger::Ledger;
 use super::s3::S3;
 use super::thaw::Seen;
@@ -72,6 +73,14 @@ pub trait Bucket: Send + Sync + fmt::Debug {
     fn object_size_max(&self) -> u64;
     /// What its requests cost.
     fn prices(&self) -> &Prices;
+    /// What the names of packs and checkpoints have to end in, when they are encrypted there.
+    fn ending(&self) -> &'static str {
+        ""
+    }
+    /// Whether an object can be read from here, as far as is known: one may be encrypted to others.
+    fn reads(&self, _key: &str) -> bool {
+        true
+    }
     /// Writes an object under a name that is used only for these bytes: putting it again does no harm.
     ///
     /// # Errors
@@ -95,9 +104,11 @@ pub trait Bucket: Send + Sync + fmt::Debug {
     }
 }
 
-/// How to speak to S3 servers.
+/// How to speak to S3 servers, and what is encrypted on the way.
 #[derive(Clone, Debug)]
 pub struct S3Settings {
+    /// To whom packs are encrypted, and as whom they are read.
+    pub keyring: Arc<Keyring>,
     /// A server that is not AWS.
     pub endpoint: Option<String>,
     /// The bucket's region.
@@ -119,10 +130,11 @@ pub struct S3Settings {
 /// # Errors
 /// A folder that can't be made, an endpoint that is not safe.
 pub async fn open(url: &ArchiveUrl, settings: &S3Settings, ledger: &Ledger) -> Result<Arc<dyn Bucket>, Error> {
-    Ok(match url {
+    let inner: Arc<dyn Bucket> = match url {
         ArchiveUrl::Directory(path) => Arc::new(Directory::open(path, ledger.clone()).await?),
         ArchiveUrl::S3 { bucket, prefix } => Arc::new(S3::new(bucket, prefix, settings, ledger.clone())?),
-    })
+    };
+    Ok(Arc::new(Encrypted::new(inner, settings.keyring.clone())))
 }
 
 /// Reads the address of a bucket, as people write it.

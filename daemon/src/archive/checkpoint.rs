@@ -150,7 +150,7 @@ impl Inner {
                 Ok::<_, Error>((file, written))
             })
             .await?;
-        let key = keys::checkpoint(bucket.prefix(), created_ms, &signing_key);
+        let key = keys::checkpoint(bucket.prefix(), created_ms, &signing_key) + bucket.ending();
         let failed = |source: std::io::Error| Error::Bucket {
             doing: "put",
             key: key.clone(),

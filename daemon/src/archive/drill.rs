@@ -11,6 +11,7 @@ use rand::seq::SliceRandom;
 use serde::Serialize;
 use uuid::Uuid;
 
+use crate::age::Identity;
 use crate::config::Durability;
 use crate::store::{DataFolder, Options, Store};
 
@@ -63,7 +64,12 @@ impl Drop for Scratch {
 
 impl Inner {
     /// See [`super::Archive::drill`].
-    pub(super) async fn drill(self: &Arc<Self>, url: Option<String>, images: usize) -> Result<Drilled, Error> {
+    pub(super) async fn drill(
+        self: &Arc<Self>,
+        url: Option<String>,
+        images: usize,
+        identities: Vec<Arc<Identity>>,
+    ) -> Result<Drilled, Error> {
         let url = match (url, &self.settings.url) {
             (Some(url), _) => url,
             (None, Some(own)) => bucket::display_url(own),
@@ -76,7 +82,9 @@ impl Inner {
         let opened = tokio::task::spawn_blocking(move || Store::open(DataFolder::open(&folder)?, options));
         let store = opened.await.expect("opening a store does not panic")?;
         let ledger = Ledger::new(None, Arc::default());
-        let other = Arc::new(Inner::new(self.settings.clone(), store.clone(), self.signer.clone(), Arc::default(), ledger, None, None));
+        let mut settings = self.settings.clone();
+        settings.s3.keyring = Arc::new(settings.s3.keyring.with(identities));
+        let other = Arc::new(Inner::new(settings, store.clone(), self.signer.clone(), Arc::default(), ledger, None, None));
         let options = RestoreOptions { metadata_only: true, allow_gaps: true, leave_strangers: true, ..RestoreOptions::default() };
         let drilled = other.drill_here(&url, images, &options, began).await;
         store.run(Store::close).await;

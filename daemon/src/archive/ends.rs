@@ -135,6 +135,9 @@ impl Work<'_> {
 
     /// A pack that could not be opened: what can be had of it otherwise, and a line in the report.
     async fn mend(&mut self, id: PackId, listed: Listed, error: Error, covers: &mut Covers) -> Result<(), Error> {
+        if self.is_final(&error) {
+            return Err(error);
+        }
         let key = listed.key.clone();
         let mut why = error.to_string();
         if matches!(error, Error::Pack { .. }) {

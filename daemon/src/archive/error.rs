@@ -7,6 +7,8 @@ use std::time::Duration;
 use larder_protocol::checkpoint::InvalidCheckpoint;
 use larder_protocol::pack::InvalidPack;
 
+use crate::age::Invalid;
+
 use super::tail::Gap;
 use super::trust::Stranger;
 
@@ -204,6 +206,25 @@ pub enum Error {
         count: usize,
         /// How many there may be.
         max: usize,
+    },
+    /// An identity, or the file that has it.
+    #[error("{0}")]
+    Identity(String),
+    /// An object that is encrypted, and not for this node.
+    #[error("read {key}: it is encrypted, {why}; name a file with the identity in archive.identity_file, or give it by --identity FILE")]
+    Locked {
+        /// The object's key, or a file.
+        key: String,
+        /// What there is instead.
+        why: &'static str,
+    },
+    /// An object whose encryption is not as it was written.
+    #[error("read {key}: {source}")]
+    Envelope {
+        /// The object's key, or a file.
+        key: String,
+        /// What is wrong with it.
+        source: Invalid,
     },
     /// A file that can't be taken in.
     #[error("import: {why}")]

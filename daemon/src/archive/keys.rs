@@ -14,6 +14,7 @@
 //!
 //! The class in the name says what the pack was put as, to whoever has its record or a listing and nothing else. A bucket's rules may have moved it
 //! since: what decides whether it can be read is the bucket's answer.
+//! Packs and checkpoints that are encrypted have names that end in `.age` (see `encrypted`).
 //!
 //! The writer is the key by which it signs: the id of a node that has its first key still, another one for a node that has changed it.
 //!
@@ -31,6 +32,8 @@ const CHECKPOINTS: &str = "v1/checkpoints/";
 const STAMP_DIGITS: usize = 16;
 const PACKS: &str = "v1/packs/";
 const EXTENSION: &str = ".tar";
+/// What the names of encrypted objects end in, behind what the names of others are.
+pub const ENDING: &str = ".age";
 const SEQUENCE_DIGITS: usize = 12;
 
 /// The key of the object that says whose bucket it is.
@@ -53,8 +56,9 @@ pub fn checkpoint_from(prefix: &str, created_ms: u64) -> String {
     format!("{}{created_ms:0width$}-", checkpoints(prefix), width = STAMP_DIGITS)
 }
 
-/// Reads what [`checkpoint`] wrote: its time and writer; `None` for anything else.
+/// Reads what [`checkpoint`] wrote, encrypted or not: its time and writer; `None` for anything else.
 pub fn parse_checkpoint(prefix: &str, key: &str) -> Option<(u64, NodeId)> {
+    let key = key.strip_suffix(ENDING).unwrap_or(key);
     let (stamp, letters) = key.strip_prefix(&checkpoints(prefix))?.split_once('-')?;
     let parsed = (stamp.parse().ok()?, NodeId::parse(letters)?);
     (checkpoint(prefix, parsed.0, &parsed.1) == key).then_some(parsed)
@@ -81,8 +85,9 @@ pub fn pack_of(prefix: &str, id: &PackId, class: &StorageClass) -> String {
     format!("{}{}-{incarnation}/{:0width$}{class}{EXTENSION}", packs(prefix), node.letters(), id.sequence, width = SEQUENCE_DIGITS)
 }
 
-/// Reads what [`pack_of`] wrote; `None` for anything else, other spellings of the same pack included.
+/// Reads what [`pack_of`] wrote, encrypted or not; `None` for anything else, other spellings of the same pack included.
 pub fn parse_pack(prefix: &str, key: &str) -> Option<PackId> {
+    let key = key.strip_suffix(ENDING).unwrap_or(key);
     let (writer, file) = key.strip_prefix(&packs(prefix))?.split_once('/')?;
     let (letters, incarnation) = writer.split_once('-')?;
     let origin = Origin { node: NodeId::parse(letters)?, incarnation: incarnation.parse().ok()? };
@@ -94,6 +99,7 @@ pub fn parse_pack(prefix: &str, key: &str) -> Option<PackId> {
 /// The storage class that a pack's key names; of anything else, the standard one.
 pub fn class_of(key: &str) -> StorageClass {
     let file = key.rsplit('/').next().unwrap_or_default();
+    let file = file.strip_suffix(ENDING).unwrap_or(file);
     let class = file.strip_suffix(EXTENSION).and_then(|file| StorageClass::of_key(file.split_once('.')?.1));
     class.unwrap_or(StorageClass::STANDARD)
 }
@@ -111,12 +117,16 @@ mod tests {
                 for class in ["DEEP_ARCHIVE", "frozen:Cold_1", "STANDARD"] {
                     let class: StorageClass = class.parse().expect("a class");
                     let key = pack_of(prefix, &id, &class);
-                    assert_eq!((parse_pack(prefix, &key), class_of(&key)), (Some(id), class), "{key}");
+                    for key in [key.clone(), format!("{key}{ENDING}")] {
+                        assert_eq!((parse_pack(prefix, &key), class_of(&key)), (Some(id), class.clone()), "{key}");
+                    }
                     // A listing that goes on behind a pack goes on behind it, whatever its class.
                     assert!(key <= pack(prefix, &id) && (sequence > 999 || key < pack(prefix, &PackId { sequence: sequence + 1, ..id })));
                 }
+                assert_eq!(parse_pack(prefix, &(pack(prefix, &id) + ENDING)), Some(id));
                 let key = checkpoint(prefix, sequence, &id.origin.node);
                 assert_eq!(parse_checkpoint(prefix, &key), Some((sequence, id.origin.node)));
+                assert_eq!(parse_checkpoint(prefix, &format!("{key}{ENDING}")), Some((sequence, id.origin.node)));
                 assert!(key > checkpoint_from(prefix, sequence) && parse_pack(prefix, &key).is_none());
                 assert_eq!(parse_checkpoint(prefix, &key.replace("checkpoints/", "checkpoints/0")), None);
             }
@@ -153,6 +163,8 @@ mod tests {
             key.replace(".tar", ".frozen-GLACIER.tar"),
             key.replace(".tar", "..tar"),
             key.replace(".tar", ".GLACIER.x.tar"),
+            key.replace(".tar", ".age"),
+            format!("{key}{ENDING}{ENDING}"),
         ] {
             assert_eq!(parse_pack("p", &bad), None, "{bad}");
         }

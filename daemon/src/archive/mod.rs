@@ -9,7 +9,8 @@
 //! ```
 //!
 //! - **Packs** are sealed when the oldest record has waited `archive.max_delay`, when `archive.pack_size` waits, or when somebody
-//!   asks. Each is one object and one request (format: [`larder_protocol::pack`]). Nothing queued, no request: the bucket is
+//!   asks. Each is one object and one request (format: [`larder_protocol::pack`]), encrypted where there are
+//!   recipients (`encrypted`). Nothing queued, no request: the bucket is
 //!   never polled.
 //! - **Which records**: those of this node's origin, and of members without a bucket (`queue`). **Which blobs**: those that the
 //!   manifests among them need, once for each bucket. What is not on this disk is brought here first; what nobody has is
@@ -44,6 +45,7 @@ use larder_protocol::record::{Archived, Link, PackId};
 use larder_protocol::stamp::NodeId;
 use serde::{Deserialize, Serialize};
 
+use crate::age::{self, Identity};
 use crate::config::{ArchiveUrl, Config, StorageClass};
 use crate::store::{Staging, Store};
 use crate::tasks::Tasks;
@@ -59,6 +61,7 @@ mod cluster;
 mod cost;
 mod directory;
 mod drill;
+mod encrypted;
 mod ends;
 mod error;
 mod export;
@@ -71,6 +74,7 @@ mod hurry;
 mod import;
 mod keys;
 mod ledger;
+mod packfile;
 mod peer;
 mod plan;
 mod queue;
@@ -97,12 +101,13 @@ pub use export::{Choice, Export};
 pub use hurry::Unarchived;
 pub use import::{Imported, Incoming};
 pub use ledger::Requests;
+pub use packfile::PackFile;
 pub use refill::Progress;
 pub use restore::RestoreOptions;
 pub use tail::Gap;
 pub use thawing::{DAYS_MAX as THAW_DAYS_MAX, ThawProgress, ThawRequest, ThawTold};
 pub use trust::Stranger;
-pub use unpack::{Unpacked, unpack};
+pub use unpack::{Unpacked, look, unpack};
 pub use verify::{Subset, Verified};
 
 /// Packs read from the store at a time: each lists its blobs.
@@ -280,7 +285,14 @@ impl Archive {
     /// `Io` when the folder of a `file://` bucket can't be made or read; `Endpoint` when packs would travel unprotected; `Store`.
     pub async fn open(config: &Config, store: Store, signer: Signer, metrics: Arc<Metrics>) -> Result<Self, Error> {
         let it = &config.archive;
+        let keyring = Arc::new(keyring(it)?);
+        if !keyring.reads_own() && it.identity_file.is_some() {
+            tracing::warn!(
+                "no identity in archive.identity_file belongs to archive.recipients: this node can't read back what it archives"
+            );
+        }
         let s3 = S3Settings {
+            keyring,
             endpoint: it.endpoint.clone(),
             region: it.region.clone(),
             path_style: it.path_style,
@@ -332,9 +344,11 @@ impl Archive {
         Ok(Self { inner: Arc::new(inner) })
     }
 
-    /// Whether a pack can give back what lies in it: this node reads its bucket, and it need not thaw first, unless `with_frozen` ones will do.
+    /// Whether a pack can give back what lies in it: this node reads its bucket, it is not encrypted to others, and it need not thaw first, unless `with_frozen`
+    /// ones will do. Of one that is encrypted and was not met before, this is found out meanwhile; until then it can't.
     pub fn gives_back(&self, archived: &Archived, with_frozen: bool) -> bool {
-        self.inner.reachable(&archived.bucket).is_some() && (with_frozen || !keys::class_of(&archived.object_key).is_frozen())
+        let key = &archived.object_key;
+        (with_frozen || !keys::class_of(key).is_frozen()) && self.inner.reachable(&archived.bucket).is_some_and(|bucket| bucket.reads(key))
     }
 
     /// What it takes to thaw what is not on this disk; begins it, when a tier is named.
@@ -459,9 +473,9 @@ impl Archive {
     ///
     /// # Errors
     /// `Off`, and those of a restore.
-    pub async fn drill(&self, url: Option<String>, images: usize) -> Result<Drilled, Error> {
+    pub async fn drill(&self, url: Option<String>, images: usize, identities: Vec<Arc<Identity>>) -> Result<Drilled, Error> {
         let inner = self.inner.clone();
-        tokio::spawn(async move { inner.drill(url, images).await }).await.expect("a drill does not panic")
+        tokio::spawn(async move { inner.drill(url, images, identities).await }).await.expect("a drill does not panic")
     }
 
     /// Writes a checkpoint whether it is due or not; its key.
@@ -584,6 +598,18 @@ impl PackInfo {
             created: moment(archived.created_ms),
         }
     }
+}
+
+/// To whom packs are encrypted, and as whom they are read. Blocks for a moment.
+fn keyring(config: &crate::config::Archive) -> Result<encrypted::Keyring, Error> {
+    let identities = match &config.identity_file {
+        Some(path) => {
+            let text = age::read_identities(path).map_err(Error::Identity)?;
+            age::parse_identities(&path.display().to_string(), &text).map_err(Error::Identity)?
+        }
+        None => Vec::new(),
+    };
+    Ok(encrypted::Keyring::new(config.recipients.clone(), identities))
 }
 
 /// RFC 3339; nothing for what no calendar has.

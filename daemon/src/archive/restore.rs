@@ -22,6 +22,7 @@ use larder_protocol::record::{Archived, Key, Numbered, PackId, Value};
 use larder_protocol::stamp::NodeId;
 use larder_protocol::vector::{Origin, VersionVector};
 
+use crate::age::Identity;
 use crate::config::ArchiveUrl;
 use crate::glob::Glob;
 use crate::store::{ClusterId, Commit};
@@ -50,6 +51,8 @@ pub struct RestoreOptions {
     pub trust: Vec<NodeId>,
     /// Go on without the packs of those who are neither members nor trusted.
     pub leave_strangers: bool,
+    /// As whom encrypted packs are read, beside those that are configured; kept until this node stops.
+    pub identities: Vec<Arc<Identity>>,
 }
 
 /// A restore under way.
@@ -111,6 +114,7 @@ impl Inner {
         if !ready.await? {
             return Err(Error::NotEmpty { url: url.to_owned() });
         }
+        self.settings.s3.keyring.add(options.identities.clone());
         let requests_before = self.ledger.tally().requests.total();
         let bucket = bucket::open(&address, &self.settings.s3, &self.ledger).await?;
         let begin = vec![
@@ -234,6 +238,12 @@ impl Work<'_> {
         }
     }
 
+    /// Whether it can't be gone on after: what is encrypted to others is no loss before all identities were tried, unless the caller says so.
+    pub(super) fn is_final(&self, error: &Error) -> bool {
+        let goes_on = self.options.allow_gaps && self.inner.settings.s3.keyring.has_identities();
+        matches!(error, Error::Locked { .. }) && !goes_on
+    }
+
     /// Takes the newest checkpoint that is whole and whose writer counts, and what came behind it.
     async fn checkpoint(&mut self) -> Result<Option<Found>, Error> {
         let found = checkpoint::list(&*self.bucket, 0).await?;
@@ -242,6 +252,7 @@ impl Work<'_> {
             let key = listed.key.clone();
             let opened = match checkpoint::open(&*self.bucket, listed).await {
                 Ok(opened) => Arc::new(opened),
+                Err(error) if self.is_final(&error) => return Err(error),
                 Err(error) => {
                     self.report.skipped.push(Skipped { key, why: error.to_string() });
                     continue;
@@ -269,6 +280,7 @@ impl Work<'_> {
                 Err(error @ (Error::Store(_) | Error::Gaps { .. } | Error::Strangers { .. } | Error::Founders { .. })) => {
                     return Err(error);
                 }
+                Err(error) if self.is_final(&error) => return Err(error),
                 // What was merged of it was signed; an earlier one and its tail bring the rest.
                 Err(error) => {
                     self.report.packs = packs_before;

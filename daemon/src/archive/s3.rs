@@ -383,6 +383,7 @@ mod tests {
 
     fn bucket_with(endpoint: &str, sse: Sse, key: Option<&str>) -> (S3, Ledger) {
         let settings = S3Settings {
+            keyring: Default::default(),
             endpoint: Some(endpoint.to_owned()),
             region: "us-east-1".to_owned(),
             path_style: true,

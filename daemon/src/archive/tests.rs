@@ -11,6 +11,7 @@ use larder_protocol::stamp::NodeId;
 
 use super::bucket::{Chunks, Object, Page};
 use super::directory::Directory;
+use super::encrypted::{Encrypted, Keyring};
 use super::*;
 use crate::config::{Durability, Prices};
 use crate::store::{DataFolder, ManifestPush, Options};
@@ -70,6 +71,11 @@ pub(super) struct Node {
 
 /// A node with an empty store that archives into `folder`.
 pub(super) async fn node(folder: &std::path::Path, seed: u8) -> Node {
+    node_with(folder, seed, Keyring::default()).await
+}
+
+/// The same, with keys of its own for what is encrypted.
+pub(super) async fn node_with(folder: &std::path::Path, seed: u8, keyring: Keyring) -> Node {
     let data = tempfile::tempdir().expect("a folder");
     let key = Ed25519KeyPair::from_seed_unchecked(&[seed; 32]).expect("a key");
     let options = Options {
@@ -89,7 +95,10 @@ pub(super) async fn node(folder: &std::path::Path, seed: u8) -> Node {
     let ledger = Ledger::new(None, metrics.clone());
     let bucket = Directory::open(folder, ledger.clone()).await.expect("a bucket");
     let flaky = Arc::new(Flaky { bucket, failures: AtomicUsize::new(0), keys: Mutex::default() });
+    let keyring = Arc::new(keyring);
+    let bucket = Arc::new(Encrypted::new(flaky.clone(), keyring.clone()));
     let s3 = S3Settings {
+        keyring,
         endpoint: None,
         region: "us-east-1".to_owned(),
         path_style: false,
@@ -112,7 +121,7 @@ pub(super) async fn node(folder: &std::path::Path, seed: u8) -> Node {
         scratch: data.path().to_owned(),
     };
     let (sign, node): (Sign, _) = (Arc::new(move |bytes| key.sign(bytes).as_ref().try_into().expect("64 bytes")), store.origin().node);
-    let inner = Inner::new(settings, store.clone(), Arc::new(move || (node, sign.clone())), metrics, ledger, Some(flaky.clone()), None);
+    let inner = Inner::new(settings, store.clone(), Arc::new(move || (node, sign.clone())), metrics, ledger, Some(bucket), None);
     Node { _data: data, archive: Archive { inner: Arc::new(inner) }, store, flaky }
 }
 
@@ -173,6 +182,7 @@ fn gets(node: &Node) -> u64 {
 
 mod checkpoints;
 mod damage;
+mod encryption;
 mod strangers;
 mod verify;
 

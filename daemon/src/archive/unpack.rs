@@ -1,4 +1,4 @@
-//! A pack into a folder, without a daemon: what is in it can be had as long as this program, or any `tar`, can be run.
+//! A pack into a folder, or looked through, without a daemon: what is in it can be had as long as this program, or any `tar`, can be run.
 //!
 //! ```text
 //! <folder>/
@@ -7,13 +7,12 @@
 //!   records.jsonl                     the records, a line each, as they stand in the pack
 //! ```
 //!
-//! `tar x` does the same for a pack that is not encrypted, and believes what it reads. Here the index says where everything lies, names in the
+//! `tar x` does the same, behind `age -d` for a pack that is encrypted, and believes what it reads. Here the index says where everything lies, names in the
 //! tar are not looked at (S37), and a blob has its name only once its digest was checked.
 
 use std::collections::HashMap;
-use std::fs::{self, File, OpenOptions};
+use std::fs::{self, OpenOptions};
 use std::io::{self, Write};
-use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
 use larder_protocol::digest::Digest;
@@ -22,22 +21,31 @@ use larder_protocol::record::{Key, Value};
 use serde::Serialize;
 use sha2::Digest as _;
 
-use super::{Error, tail};
+use super::packfile::PackFile;
+use super::{Error, moment, tail};
 
 const PIECE_SIZE: usize = 1 << 20;
 
-/// What came out of a pack.
+/// What is in a pack.
 #[derive(Clone, Debug, Default, Serialize)]
 pub struct Unpacked {
-    /// Blobs and manifests written.
+    /// The cluster, in hex.
+    pub cluster: String,
+    /// Who signed it.
+    pub writer: String,
+    /// When: RFC 3339.
+    pub created: String,
+    /// Whether it is encrypted.
+    pub encrypted: bool,
+    /// Blobs and manifests that are whole.
     pub blobs: usize,
     /// Their bytes.
     pub bytes: u64,
-    /// Records written.
+    /// Records.
     pub records: usize,
     /// `repository:tag` of what can be opened by name.
     pub images: Vec<String>,
-    /// Blobs whose bytes are not what their digest says; they were not written.
+    /// Blobs whose bytes are not what their digest says; they are not written.
     pub damaged: Vec<Digest>,
 }
 
@@ -45,9 +53,49 @@ pub struct Unpacked {
 ///
 /// # Errors
 /// `Pack` when it is none that can be used; `Io`.
-pub fn unpack(path: &Path, into: &Path) -> Result<Unpacked, Error> {
-    let file = File::open(path).map_err(failed("open", path))?;
-    let size = file.metadata().map_err(failed("look at", path))?.len();
+pub fn unpack(file: &PackFile, into: &Path) -> Result<Unpacked, Error> {
+    let (mut unpacked, contents) = read(file)?;
+    fs::create_dir_all(into).map_err(failed("create", into))?;
+    for entry in &contents.index {
+        let folder = into.join("blobs").join(entry.digest.algorithm().to_string());
+        fs::create_dir_all(&folder).map_err(failed("create", &folder))?;
+        let is_whole = extract(file, entry, &folder)?;
+        unpacked.count(entry, is_whole);
+    }
+    write(&into.join("index.json"), &index_json(&manifests(&contents)))?;
+    write(&into.join("oci-layout"), OCI_LAYOUT)?;
+    let lines: String = contents.records.iter().map(|numbered| record_line(numbered, false) + "\n").collect();
+    write(&into.join("records.jsonl"), lines.as_bytes())?;
+    Ok(unpacked)
+}
+
+/// Checks everything in a file, and writes nothing.
+///
+/// # Errors
+/// As [`unpack`].
+pub fn look(file: &PackFile) -> Result<Unpacked, Error> {
+    let (mut unpacked, contents) = read(file)?;
+    for entry in &contents.index {
+        let is_whole = copy(file, entry, &mut |_| Ok(()))?;
+        unpacked.count(entry, is_whole);
+    }
+    Ok(unpacked)
+}
+
+impl Unpacked {
+    fn count(&mut self, entry: &Entry, is_whole: bool) {
+        if is_whole {
+            self.blobs += 1;
+            self.bytes += entry.link.size;
+        } else {
+            self.damaged.push(entry.digest);
+        }
+    }
+}
+
+/// What the end of a file says.
+fn read(file: &PackFile) -> Result<(Unpacked, Contents), Error> {
+    let (path, size) = (file.path(), file.size());
     let read = |offset, length: u64| {
         let mut bytes = vec![0; usize::try_from(length).unwrap_or(usize::MAX)];
         file.read_exact_at(&mut bytes, offset).map(|()| bytes).map_err(failed("read", path))
@@ -59,44 +107,23 @@ pub fn unpack(path: &Path, into: &Path) -> Result<Unpacked, Error> {
     let footer = Footer::parse(&read(size - FOOTER_SIZE, FOOTER_SIZE)?, size, tail::verify).map_err(invalid)?;
     // The footer has bounded it.
     let contents = Contents::parse(&footer, &read(footer.tail, footer.tail_length())?).map_err(invalid)?;
-
-    fs::create_dir_all(into).map_err(failed("create", into))?;
-    let mut unpacked = Unpacked::default();
-    for entry in &contents.index {
-        let folder = into.join("blobs").join(entry.digest.algorithm().to_string());
-        fs::create_dir_all(&folder).map_err(failed("create", &folder))?;
-        if extract(&file, path, entry, &folder)? {
-            unpacked.blobs += 1;
-            unpacked.bytes += entry.link.size;
-        } else {
-            unpacked.damaged.push(entry.digest);
-        }
-    }
-    let manifests = manifests(&contents);
-    unpacked.images = manifests.iter().flat_map(|part| part.names.iter().cloned()).collect();
-    unpacked.records = contents.records.len();
-    write(&into.join("index.json"), &index_json(&manifests))?;
-    write(&into.join("oci-layout"), OCI_LAYOUT)?;
-    let lines: String = contents.records.iter().map(|numbered| record_line(numbered, false) + "\n").collect();
-    write(&into.join("records.jsonl"), lines.as_bytes())?;
-    Ok(unpacked)
+    let unpacked = Unpacked {
+        cluster: hex::encode(footer.cluster),
+        writer: footer.pack.origin.node.letters(),
+        created: moment(footer.created_ms),
+        encrypted: file.is_encrypted(),
+        records: contents.records.len(),
+        images: manifests(&contents).into_iter().flat_map(|part| part.names).collect(),
+        ..Unpacked::default()
+    };
+    Ok((unpacked, contents))
 }
 
 /// Copies a blob out, and gives it its name if it is what it should be.
-fn extract(file: &File, path: &Path, entry: &Entry, folder: &Path) -> Result<bool, Error> {
+fn extract(file: &PackFile, entry: &Entry, folder: &Path) -> Result<bool, Error> {
     let staged = folder.join(format!(".{}", entry.digest.hex()));
     let mut out = OpenOptions::new().write(true).create(true).truncate(true).open(&staged).map_err(failed("create", &staged))?;
-    let mut hasher = Hasher::new(&entry.digest);
-    let (mut at, end) = (entry.offset, entry.offset + entry.link.size);
-    let mut piece = vec![0; PIECE_SIZE.min(entry.link.size as usize)];
-    while at < end {
-        let piece = &mut piece[..PIECE_SIZE.min((end - at) as usize)];
-        file.read_exact_at(piece, at).map_err(failed("read", path))?;
-        hasher.update(piece);
-        out.write_all(piece).map_err(failed("write", &staged))?;
-        at += piece.len() as u64;
-    }
-    let is_right = hasher.is(&entry.digest);
+    let is_right = copy(file, entry, &mut |piece| out.write_all(piece).map_err(failed("write", &staged)))?;
     if is_right {
         let named = folder.join(entry.digest.hex());
         fs::rename(&staged, &named).map_err(failed("rename to", &named))?;
@@ -104,6 +131,21 @@ fn extract(file: &File, path: &Path, entry: &Entry, folder: &Path) -> Result<boo
         fs::remove_file(&staged).map_err(failed("remove", &staged))?;
     }
     Ok(is_right)
+}
+
+/// Hands a blob's bytes to `take`; whether they are what they should be.
+fn copy(file: &PackFile, entry: &Entry, take: &mut dyn FnMut(&[u8]) -> Result<(), Error>) -> Result<bool, Error> {
+    let mut hasher = Hasher::new(&entry.digest);
+    let (mut at, end) = (entry.offset, entry.offset + entry.link.size);
+    let mut piece = vec![0; PIECE_SIZE.min(entry.link.size as usize)];
+    while at < end {
+        let piece = &mut piece[..PIECE_SIZE.min((end - at) as usize)];
+        file.read_exact_at(piece, at).map_err(failed("read", file.path()))?;
+        hasher.update(piece);
+        take(piece)?;
+        at += piece.len() as u64;
+    }
+    Ok(hasher.is(&entry.digest))
 }
 
 /// Every manifest that the records tell of, with its names.

@@ -297,6 +297,10 @@ impl Inner {
             let Some(archived) = self.store.run(move |store| store.pack(&id)).await? else { continue };
             let listed = Listed::new(archived.object_key.clone(), archived.size);
             if let Err(error) = tail::read(&**bucket, id, &listed).await {
+                // Not damaged: nobody here can tell.
+                if matches!(error, Error::Locked { .. }) {
+                    return Err(error);
+                }
                 read.unreadable.push(Skipped { key: listed.key.clone(), why: error.to_string() });
                 damaged.entry(id).or_default();
             }

@@ -486,6 +486,7 @@ impl Inner {
         let (bucket_id, prefix, (key, sign)) = (bucket.id().to_owned(), bucket.prefix().to_owned(), (self.signer)());
         let is_bulk = planned.plan.is_bulk;
         let class = self.settings.bulk.clone().filter(|_| is_bulk).unwrap_or_else(|| self.settings.class.clone());
+        let ending = bucket.ending();
         let ready = self.store.run(move |store| {
             let Planned { plan, missing, found } = planned;
             let saved = store.setting(SEQUENCE)?.and_then(|bytes| std::str::from_utf8(&bytes).ok()?.parse::<u64>().ok());
@@ -520,7 +521,7 @@ impl Inner {
             let sealed = draft.seal(|bytes| sign(bytes));
             let archived = Archived {
                 bucket: bucket_id,
-                object_key: keys::pack_of(&prefix, &id, &class),
+                object_key: keys::pack_of(&prefix, &id, &class) + ending,
                 size: sealed.size(),
                 created_ms,
                 records: sealed.footer.record_count,

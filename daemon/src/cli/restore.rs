@@ -13,6 +13,7 @@ use serde_json::json;
 use super::client::Client;
 use super::table::{self, Align, Table, facts};
 use super::thaw::{self, Consent};
+use super::transfer::IdentityArgs;
 use super::{Format, show, show_value};
 use crate::config::{ArchiveUrl, Tier};
 
@@ -47,6 +48,8 @@ pub(super) struct Restore {
     thaw: Option<Tier>,
     #[command(flatten)]
     consent: Consent,
+    #[command(flatten)]
+    identity: IdentityArgs,
     /// Return as soon as pulls are served
     #[arg(long, conflicts_with = "drill")]
     no_wait: bool,
@@ -143,15 +146,16 @@ impl Restore {
             url.parse::<ArchiveUrl>().with_context(|| format!("restore from {url}"))?;
         }
         self.consent.check(self.thaw)?;
+        let identities = self.identity.text()?;
         let waiting = waiting(self.url.as_deref().unwrap_or("the archive"));
         if let Some(images) = self.drill {
-            let answer = client.post("restore/drill", json!({ "url": self.url, "images": images })).await;
+            let answer = client.post("restore/drill", json!({ "url": self.url, "images": images, "identities": identities })).await;
             waiting.finish_and_clear();
             return show(out, self.format, answer?, |drilled: Drilled| drilled.shown());
         }
         let asked = json!({
             "url": self.url, "repositories": self.repository, "metadata_only": self.metadata_only, "allow_gaps": self.allow_gaps,
-            "trust": self.trust, "leave_strangers": self.leave_strangers,
+            "trust": self.trust, "leave_strangers": self.leave_strangers, "identities": identities,
         });
         let answer = client.post("restore", asked).await;
         waiting.finish_and_clear();

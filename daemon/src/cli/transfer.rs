@@ -1,10 +1,11 @@
 //! `larder export`, `larder import`, `larder unpack`: images in a file.
 
 use std::fs::{self, File};
-use std::io::{IsTerminal, Read, Seek, SeekFrom, Write};
+use std::io::{IsTerminal, Write};
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, bail, ensure};
+use bytes::Bytes;
 use clap::Args;
 use indicatif::{ProgressBar, ProgressStyle};
 use larder_protocol::pack::{FOOTER_SIZE, Footer};
@@ -14,7 +15,8 @@ use serde_json::json;
 use super::client::Client;
 use super::table::{self, Align, Table, facts};
 use super::{Format, show};
-use crate::archive::{Choice, Unpacked, unpack};
+use crate::age::{self, RECIPIENTS_MAX, Recipient, Seal};
+use crate::archive::{Choice, PackFile, Unpacked, look, unpack};
 
 const BAR: &str = "{msg} {bar:30} {bytes}/{total_bytes}, {bytes_per_sec}";
 
@@ -30,6 +32,9 @@ pub(super) struct Export {
     /// The file; one that is there is replaced when the new one is whole
     #[arg(required = true)]
     file: PathBuf,
+    /// Encrypt the file to this age recipient, age1...; may be given more than once. Without it, the file is not encrypted
+    #[arg(long, value_name = "RECIPIENT")]
+    recipient: Vec<Recipient>,
 }
 
 /// Take in a file that `larder export` wrote.
@@ -41,20 +46,57 @@ pub(super) struct Import {
     /// The file
     file: PathBuf,
     #[command(flatten)]
+    identity: IdentityArgs,
+    #[command(flatten)]
     format: Format,
 }
 
 /// Unpack an exported file, or a pack from a bucket, into a folder. Needs no daemon.
 ///
-/// What comes out is an OCI image layout and the records as lines of JSON. Every blob is checked against its digest.
+/// What comes out is an OCI image layout and the records as lines of JSON. Every blob is checked against its digest. An encrypted file is opened by an
+/// identity; without this program, `age -d -i IDENTITY FILE | tar x` does the same.
 #[derive(Args, Debug)]
 pub(super) struct Unpack {
     /// The file
     file: PathBuf,
     /// The folder; made when it is not there [default: the file's name without its ending]
     folder: Option<PathBuf>,
+    /// The same as FOLDER
+    #[arg(long, value_name = "DIR", conflicts_with = "folder")]
+    to: Option<PathBuf>,
+    /// Check everything in it and say what it is; write nothing
+    #[arg(long, conflicts_with_all = ["folder", "to"])]
+    list: bool,
+    #[command(flatten)]
+    identity: IdentityArgs,
     #[command(flatten)]
     format: Format,
+}
+
+/// By what an encrypted file is read.
+#[derive(Args, Debug)]
+pub(super) struct IdentityArgs {
+    /// A file with the age identity that opens it, as `age-keygen` writes it
+    #[arg(long, value_name = "FILE")]
+    identity: Option<PathBuf>,
+}
+
+impl IdentityArgs {
+    /// The text of the file, which was looked at for mistakes.
+    pub(super) fn text(&self) -> anyhow::Result<Option<String>> {
+        let Some(path) = &self.identity else { return Ok(None) };
+        let text = age::read_identities(path).map_err(anyhow::Error::msg)?;
+        age::parse_identities(&path.display().to_string(), &text).map_err(anyhow::Error::msg)?;
+        Ok(Some(text))
+    }
+
+    fn open(&self, file: &Path) -> anyhow::Result<PackFile> {
+        let identities = match self.text()? {
+            Some(text) => age::parse_identities("that was given", &text).map_err(anyhow::Error::msg)?,
+            None => Vec::new(),
+        };
+        Ok(PackFile::open(file, &identities)?)
+    }
 }
 
 #[derive(Deserialize)]
@@ -81,6 +123,11 @@ impl Export {
             // A mistake is better told before anything is asked.
             image.parse::<Choice>().map_err(anyhow::Error::msg)?;
         }
+        ensure!(
+            self.recipient.len() <= RECIPIENTS_MAX,
+            "export to {} recipients: a file has at most {RECIPIENTS_MAX}",
+            self.recipient.len()
+        );
         let staged = staged(&self.file)?;
         let written = async {
             let mut file = File::create(&staged).with_context(|| format!("create {}", staged.display()))?;
@@ -88,13 +135,22 @@ impl Export {
             let (images, blobs, size) = (download.images, download.blobs, download.size);
             let bar = bar(size, "exporting");
             let doing = || format!("write {}", staged.display());
+            let seal = if self.recipient.is_empty() { None } else { Some(Seal::new(&self.recipient, size)?) };
+            let mut sealing = seal.as_ref().map(|seal| seal.sealing(0..seal.size()));
+            let mut write = |bytes: Bytes| file.write_all(&bytes);
             download
                 .save(|bytes| {
                     bar.inc(bytes.len() as u64);
-                    file.write_all(bytes)
+                    match &mut sealing {
+                        Some(sealing) => sealing.push(bytes, &mut write),
+                        None => write(Bytes::copy_from_slice(bytes)),
+                    }
                 })
                 .await
                 .with_context(doing)?;
+            if let Some(sealing) = sealing {
+                sealing.finish(&mut write).with_context(doing)?;
+            }
             file.sync_all().with_context(doing)?;
             fs::rename(&staged, &self.file).with_context(|| format!("rename {} to {}", staged.display(), self.file.display()))?;
             bar.finish_and_clear();
@@ -113,17 +169,17 @@ impl Export {
 impl Import {
     pub(super) async fn run(self, client: &Client, out: &mut dyn Write) -> anyhow::Result<()> {
         let doing = || format!("read {}", self.file.display());
-        let mut file = File::open(&self.file).with_context(|| format!("open {}", self.file.display()))?;
-        let size = file.metadata().with_context(doing)?.len();
-        let tail = tail_of(&mut file, size).with_context(doing)?;
-        // Its end first: see the daemon's side.
-        file.seek(SeekFrom::Start(size - tail)).with_context(doing)?;
-        let end = file.try_clone().with_context(doing)?.take(tail);
-        let mut begin = File::open(&self.file).with_context(doing)?.take(size - tail);
+        let file = self.identity.open(&self.file)?;
+        let size = file.size();
+        let tail = tail_of(&file).with_context(doing)?;
         let bar = bar(size, "importing");
-        let mut rotated = end.chain(&mut begin);
+        // Its end first: see the daemon's side.
+        let (mut at, mut sent) = (size - tail, 0);
         let answer = client.upload("import", size, tail, |buffer| {
-            let read = rotated.read(buffer)?;
+            let (place, end) = if sent < tail { (at, size) } else { (sent - tail, size - tail) };
+            let read = buffer.len().min(usize::try_from(end - place).unwrap_or(usize::MAX));
+            file.read_exact_at(&mut buffer[..read], place)?;
+            (at, sent) = (at + read as u64, sent + read as u64);
             bar.inc(read as u64);
             Ok(read)
         });
@@ -139,19 +195,28 @@ impl Import {
 
 impl Unpack {
     pub(super) fn run(self, out: &mut dyn Write) -> anyhow::Result<()> {
-        let folder = match self.folder {
-            Some(folder) => folder,
+        let folder = match self.folder.or(self.to) {
+            _ if self.list => None,
+            Some(folder) => Some(folder),
             None => {
-                let folder = self.file.with_extension("");
+                let plain =
+                    self.file.extension().filter(|ending| *ending == "age").map_or(self.file.clone(), |_| self.file.with_extension(""));
+                let folder = plain.with_extension("");
                 ensure!(folder != self.file, "unpack {}: its name has no ending; say into which folder", self.file.display());
-                folder
+                Some(folder)
             }
         };
-        let unpacked = unpack(&self.file, &folder).with_context(|| format!("unpack {}", self.file.display()))?;
-        let said = if self.format.json { serde_json::to_string(&unpacked)? + "\n" } else { shown(&unpacked, &folder) };
+        let doing = || format!("unpack {}", self.file.display());
+        let file = self.identity.open(&self.file).with_context(doing)?;
+        let unpacked = match &folder {
+            Some(folder) => unpack(&file, folder),
+            None => look(&file),
+        };
+        let unpacked = unpacked.with_context(doing)?;
+        let said = if self.format.json { serde_json::to_string(&unpacked)? + "\n" } else { shown(&unpacked, folder.as_deref()) };
         out.write_all(said.as_bytes()).context("write to standard output")?;
         let damaged = unpacked.damaged.len();
-        ensure!(damaged == 0, "unpack {}: {damaged} blobs are damaged in it and were left out", self.file.display());
+        ensure!(damaged == 0, "unpack {}: {damaged} blobs are damaged in it and are left out", self.file.display());
         Ok(())
     }
 }
@@ -165,12 +230,11 @@ fn staged(file: &Path) -> anyhow::Result<PathBuf> {
 }
 
 /// Where a file's tables begin, counted from its end. Its signature is the daemon's business.
-fn tail_of(file: &mut File, size: u64) -> anyhow::Result<u64> {
-    ensure!(size >= FOOTER_SIZE, "it is too short to be an exported file");
+fn tail_of(file: &PackFile) -> anyhow::Result<u64> {
+    ensure!(file.size() >= FOOTER_SIZE, "it is too short to be an exported file");
     let mut footer = [0; FOOTER_SIZE as usize];
-    file.seek(SeekFrom::End(-(FOOTER_SIZE as i64)))?;
-    file.read_exact(&mut footer)?;
-    Ok(Footer::parse(&footer, size, |_, _, _| true)?.tail_length())
+    file.read_exact_at(&mut footer, file.size() - FOOTER_SIZE)?;
+    Ok(Footer::parse(&footer, file.size(), |_, _, _| true)?.tail_length())
 }
 
 fn bar(size: u64, doing: &'static str) -> ProgressBar {
@@ -199,12 +263,17 @@ impl Imported {
     }
 }
 
-fn shown(unpacked: &Unpacked, folder: &Path) -> String {
-    let mut text = facts(&[
-        ("folder", folder.display().to_string()),
+fn shown(unpacked: &Unpacked, folder: Option<&Path>) -> String {
+    let mut told: Vec<_> = folder.map(|folder| ("folder", folder.display().to_string())).into_iter().collect();
+    told.extend([
+        ("cluster", unpacked.cluster.clone()),
+        ("signed by", unpacked.writer.clone()),
+        ("written", unpacked.created.clone()),
+        ("encrypted", if unpacked.encrypted { "yes" } else { "no" }.to_owned()),
         ("blobs", format!("{}, {}", unpacked.blobs, table::size(unpacked.bytes))),
         ("records", unpacked.records.to_string()),
     ]);
+    let mut text = facts(&told);
     unpacked.images.iter().for_each(|image| text.push_str(&format!("image {image}\n")));
     unpacked.damaged.iter().for_each(|digest| text.push_str(&format!("damaged {digest}\n")));
     text

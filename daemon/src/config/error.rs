@@ -5,6 +5,7 @@ use std::io;
 use std::path::PathBuf;
 
 use super::ArchiveUrlFault;
+use crate::age::InvalidRecipient;
 use crate::glob::InvalidGlob;
 
 /// Where a value stands.
@@ -219,6 +220,9 @@ pub enum Fault {
     /// A folder has one class.
     #[error("a folder has no storage classes; name a bucket in archive.url, or leave this out")]
     ClassOfFolder,
+    /// Nobody to encrypt to.
+    #[error("{0}")]
+    Recipient(InvalidRecipient),
     /// No name of a key.
     #[error("a key of the key service is named by its id, its ARN or an alias: alias/packs")]
     KmsKey,

@@ -8,6 +8,8 @@ use std::path::{Path, PathBuf};
 
 use toml::de::{DeTable, DeValue};
 
+use crate::age::InvalidRecipient;
+
 use super::auth;
 use super::class;
 use super::retention;
@@ -50,7 +52,8 @@ struct Layers {
 impl Layers {
     fn apply(&mut self, setting: &'static Setting, place: Place, value: &Value) -> Result<(), Error> {
         if let Err(fault) = (setting.apply)(&mut self.draft, value) {
-            let value = if fault == Fault::Credentials { "(not repeated here)".to_owned() } else { value.shown() };
+            let is_secret = matches!(fault, Fault::Credentials | Fault::Recipient(InvalidRecipient::Identity));
+            let value = if is_secret { "(not repeated here)".to_owned() } else { value.shown() };
             return Err(Error::Value { place, key: setting.name, value, fault });
         }
         self.places.insert(setting.name, (place, value.shown()));

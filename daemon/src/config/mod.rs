@@ -26,6 +26,7 @@ use std::net::{Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use crate::age::Recipient;
 use crate::glob::Pattern;
 
 mod auth;
@@ -292,6 +293,10 @@ pub struct Archive {
     pub pack_size: u64,
     /// Larger objects go in parts.
     pub multipart_above: u64,
+    /// Who can read what this node archives; nobody in particular when there is none.
+    pub recipients: Vec<Recipient>,
+    /// The file with the identities by which this node reads what is encrypted.
+    pub identity_file: Option<PathBuf>,
     /// How the bucket encrypts what it stores.
     pub sse: Sse,
     /// By which key of its vendor's key service; the bucket's own when there is none.
@@ -389,6 +394,8 @@ impl Default for Config {
                 max_delay: Duration::from_secs(15 * 60),
                 pack_size: 512 * MIB,
                 multipart_above: 5 * 1024 * MIB,
+                recipients: Vec::new(),
+                identity_file: None,
                 sse: Sse::None,
                 sse_kms_key: None,
                 checkpoint_packs: 500,

@@ -1,4 +1,6 @@
-//! How what is in the bucket is encrypted: `archive.sse`.
+//! How what is in the bucket is encrypted: by this program for `archive.recipients`, and by the bucket as `archive.sse` says.
+
+use crate::age::{RECIPIENTS_MAX, Recipient};
 
 use super::value::Value;
 use super::{Archive, Fault};
@@ -19,6 +21,15 @@ pub enum Sse {
 
 pub(super) fn sse(value: &Value) -> Result<Sse, Fault> {
     value.choice(&["none", "AES256", "aws:kms"], &[Sse::None, Sse::Aes256, Sse::Kms])
+}
+
+/// Who can read what this node archives.
+pub(super) fn recipients(value: &Value) -> Result<Vec<Recipient>, Fault> {
+    let recipients: Vec<Recipient> = value.list()?.iter().map(|text| text.parse().map_err(Fault::Recipient)).collect::<Result<_, _>>()?;
+    if recipients.len() > RECIPIENTS_MAX {
+        return Err(Fault::Bounds { least: "0".to_owned(), most: format!("{RECIPIENTS_MAX} recipients") });
+    }
+    Ok(recipients)
 }
 
 /// The key's id, ARN or alias; it goes into a header.

@@ -145,6 +145,8 @@ pub(super) const SETTINGS: &[Setting] = settings! {
     // One PutObject takes 5 GiB; the pack's headers and footer come on top of what waits.
     "archive.pack_size" => |draft, value| draft.config.archive.pack_size = value.size(MIB, 4096 * MIB)?;
     "archive.multipart_above" => |draft, value| draft.config.archive.multipart_above = value.size(5 * MIB, 5 * 1024 * MIB)?;
+    "archive.recipients" => |draft, value| draft.config.archive.recipients = sealing::recipients(value)?;
+    "archive.identity_file" => |draft, value| draft.config.archive.identity_file = tls::file(value)?;
     "archive.sse" => |draft, value| draft.config.archive.sse = sealing::sse(value)?;
     "archive.sse_kms_key" => |draft, value| draft.config.archive.sse_kms_key = sealing::kms_key(value)?;
     "archive.checkpoint_packs" => |draft, value| draft.config.archive.checkpoint_packs = value.number(1, 1_000_000)? as u64;

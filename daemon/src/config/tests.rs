@@ -177,6 +177,15 @@ fn s43_mistakes_are_named_with_file_line_key_and_mend() {
     refused("[peers]\nadvertise = ['build-07']\n", "other nodes need a host and a port");
     refused("[peers]\nadvertise = ['none', 'build-07:5000']\n", "other nodes need a host and a port");
     refused("[peers]\nlisten = '0.0.0.0:5000'\n", "say in peers.advertise what they can dial");
+    let slip = "age1nz7hctqwcxsuwqfxq2x4czw7kkkvaghhlaskecarwylyw6988cysn53k77";
+    refused(&format!("[archive]\nrecipients = ['{slip}']\n"), "larder.toml:2: archive.recipients = [\"age1nz");
+    refused(&format!("[archive]\nrecipients = ['{slip}']\n"), "is none, or has a slip in it");
+    refused("[archive]\nrecipients = ['']\n", "larder.toml:2: archive.recipients = [\"\"]: a recipient is what");
+    refused("[archive]\nrecipients = 'age1'\n", "this has to be a list");
+    // A secret that strayed there is not shown to everybody who reads the log.
+    let secret = "[archive]\nrecipients = ['AGE-SECRET-KEY-16CT5YYX70A92YZWR8GCFGDMNNETS7AJLPF7974ZZYNFH52P2Q7GSWA57DS']\n";
+    refused(secret, "archive.recipients = (not repeated here): this is an identity, which is secret");
+    assert!(!load(secret, &Flags::default(), &[]).expect_err("refused").contains("16CT5"));
     refused("[archive]\nsse = 'kms'\n", "larder.toml:2: archive.sse = \"kms\": this has to be \"none\" or \"AES256\" or \"aws:kms\"");
     refused(
         "[archive]\nsse_kms_key = 'alias/packs'\n",

@@ -10,6 +10,7 @@ use larder_protocol::digest::Digest;
 use larder_protocol::record::Archived;
 
 use crate::admin::Operations;
+use crate::age::Identity;
 use crate::archive::{self, Archive};
 use crate::glob::Glob;
 use crate::peers::{Joined, KeyChange, KeyChanged, PeerStatus, Peers, RoleChange};
@@ -107,8 +108,8 @@ impl Operations for NodeOperations {
         Box::pin(async move { self.archive.thaw(request).await.context("thaw what is frozen") })
     }
 
-    fn drill(&self, url: Option<String>, images: usize) -> BoxFuture<'_, Result<archive::Drilled>> {
-        Box::pin(async move { self.archive.drill(url, images).await.context("try out a restore") })
+    fn drill(&self, url: Option<String>, images: usize, identities: Vec<Arc<Identity>>) -> BoxFuture<'_, Result<archive::Drilled>> {
+        Box::pin(async move { self.archive.drill(url, images, identities).await.context("try out a restore") })
     }
 
     fn archive_checkpoint(&self) -> BoxFuture<'_, Result<String>> {

@@ -3,7 +3,7 @@
 //! A round begins when somebody is short of room, or when a look at the disk finds it above the high mark, and goes on until the low
 //! one. First goes the trash, then blobs, those first that nobody has pulled for longest. A blob may go when
 //!
-//! - a pack that this node can read, now and not only after it has thawed, holds it, or
+//! - a pack that this node can read, now and not only after it has thawed, holds it: none that is encrypted to others; or
 //! - this node is no owner of it, and at this moment all of its owners vouch for it. Owners never rely on each other. And since nodes may
 //!   differ in who owns what, a node that asks others for their word gives none for the same blobs until it is done, so that
 //!   two can't both drop what each believes the other to keep;
@@ -42,7 +42,7 @@ const NAMES_PAGE: usize = 1000;
 
 /// What eviction needs to know of other places.
 pub trait Elsewhere: Send + Sync + 'static {
-    /// Whether a pack can be read from here.
+    /// Whether a pack can be read from here, as far as is known now.
     fn gives_back(&self, pack: &Archived) -> bool;
     /// For each blob, whether all of its owners are other nodes that vouch for it now.
     fn kept_by_owners(&self, digests: Vec<Digest>) -> BoxFuture<'static, Word>;

@@ -276,7 +276,7 @@ async fn a_drill_restores_images_elsewhere_and_leaves_nothing() {
     }
     node.archive.checkpoint().await.expect("written");
     let before = (node.archive.inner.ledger.tally(), node.store.vector());
-    let drilled = node.archive.drill(None, 3).await.expect("tried");
+    let drilled = node.archive.drill(None, 3, Vec::new()).await.expect("tried");
     assert_eq!((drilled.images, drilled.failed.len()), (3, 0), "{drilled:?}");
     assert_eq!(drilled.blobs, 3 + 2, "each its own, and two that all share");
     assert!(drilled.requests.get as u64 >= drilled.blobs && drilled.bytes_in > drilled.bytes);
