@@ -40,8 +40,8 @@ const FAULTS: [(Fault, u64); 12] = [
     (Fault::Kill, 5),
     (Fault::Stop, 2),
     (Fault::Clock, 4),
-    (Fault::Snapshot, 2),
-    (Fault::Restore, 1),
+    (Fault::Snapshot, 3),
+    (Fault::Restore, 3),
     (Fault::WipeAll, 1),
     (Fault::WipeButKey, 1),
 ];
