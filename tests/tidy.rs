@@ -38,7 +38,7 @@ const DOORS: [(&str, &[&str]); 18] = [
     ("aws_smithy_runtime_api", &["archive/s3/"]),
     ("aws_credential_types", &["archive/s3/"]),
     ("hyper", &["registry/", "admin/", "cli/"]),
-    ("hyper_rustls", &["auth/fetch.rs"]),
+    ("hyper_rustls", &["auth/fetch.rs", "archive/front.rs"]),
     ("jsonwebtoken", &["auth/keys.rs"]),
     ("tokio_rustls", &["tls/"]),
     ("instant_acme", &["tls/acme.rs"]),

@@ -3,6 +3,7 @@
 mod encrypted;
 mod export;
 mod faults;
+mod front;
 mod frozen;
 mod iam;
 mod packs;

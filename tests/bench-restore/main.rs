@@ -4,6 +4,7 @@
 //! as a part of the test suite, with a hundredth. Data folders are in memory: a disk would be what is measured.
 
 mod bucket;
+mod encrypted;
 
 use bucket::{BLOBS, Image, Size, fill, image};
 use larder_harness::s3::Operation;

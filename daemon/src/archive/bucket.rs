@@ -16,6 +16,7 @@ use super::Error;
 use super::body::Body;
 use super::directory::Directory;
 use super::encrypted::{Encrypted, Keyring};
+use super::front::Front;
 use super::ledger::Ledger;
 use super::s3::S3;
 use super::thaw::Seen;
@@ -109,6 +110,8 @@ pub trait Bucket: Send + Sync + fmt::Debug {
 pub struct S3Settings {
     /// To whom packs are encrypted, and as whom they are read.
     pub keyring: Arc<Keyring>,
+    /// Where packs are read, when that is not the bucket itself; without a slash at its end.
+    pub read_url: Option<String>,
     /// A server that is not AWS.
     pub endpoint: Option<String>,
     /// The bucket's region.
@@ -132,7 +135,13 @@ pub struct S3Settings {
 pub async fn open(url: &ArchiveUrl, settings: &S3Settings, ledger: &Ledger) -> Result<Arc<dyn Bucket>, Error> {
     let inner: Arc<dyn Bucket> = match url {
         ArchiveUrl::Directory(path) => Arc::new(Directory::open(path, ledger.clone()).await?),
-        ArchiveUrl::S3 { bucket, prefix } => Arc::new(S3::new(bucket, prefix, settings, ledger.clone())?),
+        ArchiveUrl::S3 { bucket, prefix } => {
+            let s3 = Arc::new(S3::new(bucket, prefix, settings, ledger.clone())?);
+            match &settings.read_url {
+                Some(base) => Arc::new(Front::new(s3, base, ledger.clone())?),
+                None => s3,
+            }
+        }
     };
     Ok(Arc::new(Encrypted::new(inner, settings.keyring.clone())))
 }

@@ -17,6 +17,12 @@ pub struct Cost {
     pub bytes_out: u64,
     /// Bytes read from it.
     pub bytes_in: u64,
+    /// Ranges asked of `archive.read_url`.
+    pub front_requests: u64,
+    /// Of those, that the bucket had to give.
+    pub front_failures: u64,
+    /// Bytes that came from there.
+    pub front_bytes: u64,
     /// Bytes in packs now, whoever wrote them.
     pub stored: u64,
     /// What that costs.
@@ -172,7 +178,23 @@ impl Archive {
             totals.by_class.keys().map(|class| class.name().to_owned()).chain(tally.classes.keys().cloned()).collect();
         let classes = names.into_iter().map(|class| class_cost(class, &totals.by_class, &tally, &prices)).collect();
         let distribution = peer;
-        Ok(Cost { requests, bytes_out, bytes_in, stored, dollars, planned, pushes, blobs, distribution, distribution_requests, classes })
+        let Tally { front_requests, front_failures, front_bytes, .. } = tally;
+        Ok(Cost {
+            requests,
+            bytes_out,
+            bytes_in,
+            front_requests,
+            front_failures,
+            front_bytes,
+            stored,
+            dollars,
+            planned,
+            pushes,
+            blobs,
+            distribution,
+            distribution_requests,
+            classes,
+        })
     }
 }
 

@@ -79,6 +79,12 @@ pub struct Tally {
     pub bytes_out: u64,
     /// Bytes read from it.
     pub bytes_in: u64,
+    /// Ranges asked of what stands before the bucket.
+    pub front_requests: u64,
+    /// Of those, that the bucket had to give.
+    pub front_failures: u64,
+    /// Bytes that came from there.
+    pub front_bytes: u64,
     /// Manifests archived.
     pub pushes: u64,
     /// Blobs archived.
@@ -188,14 +194,17 @@ impl Tally {
     /// What the requests have cost, those to thaw included.
     pub fn requests_price(&self, prices: &Prices) -> f64 {
         let others = self.classes.iter().map(|(class, tally)| tally.requests_price(class, prices) + tally.thaw_price(class, prices));
-        price_of(&self.standard().requests, prices) + others.sum::<f64>()
+        price_of(&self.standard().requests, prices) + others.sum::<f64>() + self.front_requests as f64 * prices.read_url_thousand / 1000.0
     }
 
     /// What the reading has cost.
     pub fn reading_price(&self, prices: &Prices) -> f64 {
         let others = self.classes.iter().map(|(class, tally)| tally.reading_price(class, prices));
         let standard = self.standard().bytes_in as f64 / 1e9 * prices.retrieval_gb;
-        standard + others.sum::<f64>() + self.bytes_in as f64 / 1e9 * prices.transfer_gb
+        standard
+            + others.sum::<f64>()
+            + self.bytes_in as f64 / 1e9 * prices.transfer_gb
+            + self.front_bytes as f64 / 1e9 * prices.read_url_gb
     }
 
     /// What was paid for what is stored, so far.
@@ -288,6 +297,23 @@ impl Ledger {
         });
     }
 
+    /// A range is asked of what stands before the bucket.
+    pub fn front_asked(&self) {
+        self.change(|tally| tally.front_requests += 1);
+        self.metrics.bucket_requests.get_or_create(&KindLabel { kind: "read_url" }).inc();
+    }
+
+    /// Bytes have come from what stands before the bucket.
+    pub fn received_from_front(&self, bytes: u64) {
+        self.change(|tally| tally.front_bytes += bytes);
+    }
+
+    /// It did not give what it was asked for.
+    pub fn front_failed(&self) {
+        self.change(|tally| tally.front_failures += 1);
+        self.metrics.bucket_requests.get_or_create(&KindLabel { kind: "read_url_failed" }).inc();
+    }
+
     /// A pack was recorded: with so many manifests, and blobs of these sizes.
     pub fn archived(&self, manifests: u64, blobs: Vec<u64>) {
         self.change(|tally| {
@@ -343,6 +369,17 @@ mod tests {
         let saved = br#"{"requests":{"put":3,"get":1,"list":0,"head":0,"delete":0},"bytes_out":5,"bytes_in":0,"pushes":1,"blobs":2}"#;
         let tally = Ledger::new(Some(saved), Arc::default()).tally();
         assert_eq!((tally.requests.put, tally.blobs, tally.stored_mib_s), (3, 2, 0));
+    }
+
+    #[test]
+    fn what_stands_before_the_bucket_has_prices_of_its_own() {
+        let ledger = Ledger::new(None, Arc::default());
+        ledger.front_asked();
+        ledger.received_from_front(2_000_000_000);
+        let tally = ledger.tally();
+        assert_eq!(tally.requests.total(), 0);
+        assert!((tally.requests_price(&S3_STANDARD) - S3_STANDARD.read_url_thousand / 1000.0).abs() < 1e-12);
+        assert!((tally.reading_price(&S3_STANDARD) - 2.0 * S3_STANDARD.read_url_gb).abs() < 1e-12);
     }
 
     #[test]

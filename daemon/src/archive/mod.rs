@@ -66,6 +66,7 @@ mod ends;
 mod error;
 mod export;
 mod fill;
+mod front;
 #[cfg(test)]
 mod fuzz;
 mod hashed;
@@ -293,6 +294,7 @@ impl Archive {
         }
         let s3 = S3Settings {
             keyring,
+            read_url: it.read_url.clone(),
             endpoint: it.endpoint.clone(),
             region: it.region.clone(),
             path_style: it.path_style,

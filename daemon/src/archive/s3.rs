@@ -384,6 +384,7 @@ mod tests {
     fn bucket_with(endpoint: &str, sse: Sse, key: Option<&str>) -> (S3, Ledger) {
         let settings = S3Settings {
             keyring: Default::default(),
+            read_url: None,
             endpoint: Some(endpoint.to_owned()),
             region: "us-east-1".to_owned(),
             path_style: true,

@@ -99,6 +99,7 @@ pub(super) async fn node_with(folder: &std::path::Path, seed: u8, keyring: Keyri
     let bucket = Arc::new(Encrypted::new(flaky.clone(), keyring.clone()));
     let s3 = S3Settings {
         keyring,
+        read_url: None,
         endpoint: None,
         region: "us-east-1".to_owned(),
         path_style: false,

@@ -12,6 +12,12 @@ pub(super) struct Cost {
     requests: BTreeMap<String, u64>,
     bytes_out: u64,
     bytes_in: u64,
+    #[serde(default)]
+    front_requests: u64,
+    #[serde(default)]
+    front_failures: u64,
+    #[serde(default)]
+    front_bytes: u64,
     stored: u64,
     dollars: Dollars,
     planned: Planned,
@@ -103,6 +109,11 @@ impl Cost {
             ),
             None => "nothing waits".to_owned(),
         };
+        if self.front_requests > 0 {
+            let (asked, failed) = (self.front_requests, self.front_failures);
+            let told = format!("{} for {asked} requests, {failed} of which the bucket answered", table::size(self.front_bytes));
+            text.push_str(&facts(&[("by read_url", told)]));
+        }
         text.push_str(&facts(&[
             ("archived", format!("{} manifests, {} blobs", self.pushes, self.blobs)),
             ("sent", table::size(self.bytes_out)),

@@ -220,6 +220,9 @@ pub enum Fault {
     /// A folder has one class.
     #[error("a folder has no storage classes; name a bucket in archive.url, or leave this out")]
     ClassOfFolder,
+    /// Content over a line on which anybody may read it.
+    #[error("whoever is on the way could read what comes from there; it has to be https://, or an address of this host")]
+    PlainReadUrl,
     /// Nobody to encrypt to.
     #[error("{0}")]
     Recipient(InvalidRecipient),

@@ -293,6 +293,8 @@ pub struct Archive {
     pub pack_size: u64,
     /// Larger objects go in parts.
     pub multipart_above: u64,
+    /// Where packs are read, when that is not the bucket itself; without a slash at its end.
+    pub read_url: Option<String>,
     /// Who can read what this node archives; nobody in particular when there is none.
     pub recipients: Vec<Recipient>,
     /// The file with the identities by which this node reads what is encrypted.
@@ -394,6 +396,7 @@ impl Default for Config {
                 max_delay: Duration::from_secs(15 * 60),
                 pack_size: 512 * MIB,
                 multipart_above: 5 * 1024 * MIB,
+                read_url: None,
                 recipients: Vec::new(),
                 identity_file: None,
                 sse: Sse::None,

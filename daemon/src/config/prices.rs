@@ -19,6 +19,10 @@ pub struct Prices {
     pub retrieval_gb: f64,
     /// A GB that is read, for its way out of the vendor's network.
     pub transfer_gb: f64,
+    /// A thousand requests to `archive.read_url`.
+    pub read_url_thousand: f64,
+    /// A GB that comes from there.
+    pub read_url_gb: f64,
     /// Where and when these were the prices.
     pub source: Cow<'static, str>,
     /// Of the other classes.
@@ -48,8 +52,10 @@ pub const S3_STANDARD: Prices = Prices {
     storage_gb_month: 0.023,
     retrieval_gb: 0.0,
     transfer_gb: 0.09,
+    read_url_thousand: 0.001,
+    read_url_gb: 0.085,
     source: Cow::Borrowed(
-        "Amazon S3 Standard, us-east-1, list prices of 2025 (aws.amazon.com/s3/pricing); reading from within the region has no transfer",
+        "Amazon S3 Standard, us-east-1, and CloudFront, list prices of 2025 (aws.amazon.com/s3/pricing); reading from within the region has no transfer",
     ),
     classes: Cow::Borrowed(AMAZON_CLASSES),
 };
@@ -61,6 +67,8 @@ pub const FOLDER: Prices = Prices {
     storage_gb_month: 0.0,
     retrieval_gb: 0.0,
     transfer_gb: 0.0,
+    read_url_thousand: 0.0,
+    read_url_gb: 0.0,
     source: Cow::Borrowed("a folder on this host: nothing is paid for"),
     classes: Cow::Borrowed(&[]),
 };

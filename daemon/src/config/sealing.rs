@@ -1,4 +1,4 @@
-//! How what is in the bucket is encrypted: by this program for `archive.recipients`, and by the bucket as `archive.sse` says.
+//! How what is in the bucket is encrypted, by this program for `archive.recipients`, and by the bucket as `archive.sse` says; and where it is read.
 
 use crate::age::{RECIPIENTS_MAX, Recipient};
 
@@ -30,6 +30,15 @@ pub(super) fn recipients(value: &Value) -> Result<Vec<Recipient>, Fault> {
         return Err(Fault::Bounds { least: "0".to_owned(), most: format!("{RECIPIENTS_MAX} recipients") });
     }
     Ok(recipients)
+}
+
+/// An address before the bucket. Whoever is on the way to it may read what is not encrypted.
+pub(super) fn read_url(value: &Value) -> Result<Option<String>, Fault> {
+    let url = value.url()?;
+    match &url {
+        Some(address) if !address.parse().is_ok_and(|uri| super::is_trusted_url(&uri)) => Err(Fault::PlainReadUrl),
+        _ => Ok(url),
+    }
 }
 
 /// The key's id, ARN or alias; it goes into a header.

@@ -145,6 +145,7 @@ pub(super) const SETTINGS: &[Setting] = settings! {
     // One PutObject takes 5 GiB; the pack's headers and footer come on top of what waits.
     "archive.pack_size" => |draft, value| draft.config.archive.pack_size = value.size(MIB, 4096 * MIB)?;
     "archive.multipart_above" => |draft, value| draft.config.archive.multipart_above = value.size(5 * MIB, 5 * 1024 * MIB)?;
+    "archive.read_url" => |draft, value| draft.config.archive.read_url = sealing::read_url(value)?;
     "archive.recipients" => |draft, value| draft.config.archive.recipients = sealing::recipients(value)?;
     "archive.identity_file" => |draft, value| draft.config.archive.identity_file = tls::file(value)?;
     "archive.sse" => |draft, value| draft.config.archive.sse = sealing::sse(value)?;
@@ -161,6 +162,8 @@ pub(super) const SETTINGS: &[Setting] = settings! {
     "prices.storage_gb_month" => |draft, value| draft.config.prices.storage_gb_month = prices::price(value)?;
     "prices.retrieval_gb" => |draft, value| draft.config.prices.retrieval_gb = prices::price(value)?;
     "prices.transfer_gb" => |draft, value| draft.config.prices.transfer_gb = prices::price(value)?;
+    "prices.read_url_thousand" => |draft, value| draft.config.prices.read_url_thousand = prices::price(value)?;
+    "prices.read_url_gb" => |draft, value| draft.config.prices.read_url_gb = prices::price(value)?;
     "prices.source" => |draft, value| draft.config.prices.source = prices::source(value)?;
     "log.level" => |draft, value| draft.config.log.level = level(value)?;
     "log.format" => |draft, value| draft.config.log.format = value.choice(&["text", "json"], &[LogFormat::Text, LogFormat::Json])?;

@@ -177,6 +177,11 @@ fn s43_mistakes_are_named_with_file_line_key_and_mend() {
     refused("[peers]\nadvertise = ['build-07']\n", "other nodes need a host and a port");
     refused("[peers]\nadvertise = ['none', 'build-07:5000']\n", "other nodes need a host and a port");
     refused("[peers]\nlisten = '0.0.0.0:5000'\n", "say in peers.advertise what they can dial");
+    refused(
+        "[archive]\nread_url = 'http://cdn.example.org'\n",
+        "larder.toml:2: archive.read_url = \"http://cdn.example.org\": whoever is on the way",
+    );
+    refused("[archive]\nread_url = 'cdn.example.org'\n", "larder.toml:2: archive.read_url = \"cdn.example.org\": this is no URL");
     let slip = "age1nz7hctqwcxsuwqfxq2x4czw7kkkvaghhlaskecarwylyw6988cysn53k77";
     refused(&format!("[archive]\nrecipients = ['{slip}']\n"), "larder.toml:2: archive.recipients = [\"age1nz");
     refused(&format!("[archive]\nrecipients = ['{slip}']\n"), "is none, or has a slip in it");
