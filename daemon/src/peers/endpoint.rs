@@ -40,10 +40,10 @@ use super::identity::{Identity, Pair, node_of, spki_of};
 const DISPLACED: u32 = 2;
 /// Bytes that one stream may have under way: below 1,024 gaps of two packets.
 const STREAM_WINDOW: u32 = 2_400_000;
-/// Bytes that a member may have under way to this node.
-const RECEIVE_WINDOW: u32 = 32 << 20;
-/// Bytes that are kept for a peer that has not acknowledged them.
+/// Bytes that are kept for a peer that has not acknowledged them: what one peer gets in a round trip.
 const SEND_WINDOW: u32 = 4 << 20;
+/// Bytes that a member may have under way to this node, and that are kept if nobody reads them. The other side has no more under way anyway.
+const RECEIVE_WINDOW: u32 = SEND_WINDOW;
 /// The largest packet that is looked for on a path: most take 1,500 bytes with headers, networks of jumbo frames 9,000, the loopback
 /// 65,536. quinn hands ten packets at a time to the kernel, which takes no more than 65,507 bytes: with larger packets none would pass.
 const PACKET_MAX: u16 = 6_500;

@@ -16,8 +16,10 @@ use super::endpoint::Connection;
 
 /// Images that are being kept for one peer at a time; further ones wait.
 const KEEPS_MAX: usize = 16;
-/// Chunks that are being sent to one peer at a time, a MiB of memory each; further requests of it wait.
+/// Ranges that a peer of version 1 is being sent at a time, a MiB of memory each; further requests of it wait.
 const READS_MAX: usize = 4;
+/// Answers that are being given to one peer at a time; further questions of it wait.
+const ANSWERS_MAX: usize = 4;
 /// Sync streams that one peer may have: its own, and one that is about to end.
 const SYNCS_MAX: usize = 2;
 
@@ -47,6 +49,7 @@ pub(super) struct Link {
     /// Whether it was said already that this peer writes and must not.
     said: AtomicBool,
     pub reads: Semaphore,
+    pub answers: Semaphore,
     pub syncs: Semaphore,
     pub keeps: Semaphore,
 }
@@ -84,6 +87,7 @@ impl Link {
             strikes: AtomicU32::new(0),
             said: AtomicBool::new(false),
             reads: Semaphore::new(READS_MAX),
+            answers: Semaphore::new(ANSWERS_MAX),
             syncs: Semaphore::new(SYNCS_MAX),
             keeps: Semaphore::new(KEEPS_MAX),
         }

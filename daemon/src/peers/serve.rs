@@ -37,6 +37,15 @@ pub(super) async fn answer(inner: &Arc<Inner>, link: &Arc<Link>, mut stream: Str
         stream.send.finish();
         return Ok(());
     }
+    // What is said in one message is made, and kept until the peer takes it.
+    let is_one_message = matches!(
+        request,
+        Request::WhoHas(_) | Request::ChunkList(_) | Request::Vouch(_) | Request::Compare(_) | Request::Places(_) | Request::Opening(_)
+    );
+    let _turn = match is_one_message {
+        true => Some(link.answers.acquire().await.expect("never closed")),
+        false => None,
+    };
     let answer = match request {
         Request::Sync(theirs) => {
             let _turn = link.syncs.acquire().await.expect("never closed");
