@@ -1,5 +1,6 @@
 //! Sixteen nodes pull one new image at once.
 
+use crate::cables::Cables;
 use crate::pulls::{LAYERS_AT_ONCE, Pushed, image_size, pull_all, quiet};
 use crate::{PROGRAM, cluster, is_quick, within};
 use futures_util::future::join_all;
@@ -50,9 +51,10 @@ async fn ours(hosts: &[Host]) -> Vec<Figure> {
     second.push(&url).await;
     join_all(nodes.iter().map(|node| second.visible(node))).await;
     let early = traffic() - before;
-    let busy = Busy::start();
+    let (busy, cables) = (Busy::start(), Cables::watch(hosts, CAP));
     let (seconds, failed) = pull_all(&second, &nodes, LAYERS_AT_ONCE).await;
-    let all_busy = busy.percent();
+    let (all_busy, used) = (busy.percent(), cables.origin_used());
+    drop(cables);
     let sent = traffic() - before;
     quiet(hosts).await;
     let in_the_end = traffic() - before;
@@ -66,6 +68,7 @@ async fn ours(hosts: &[Host]) -> Vec<Figure> {
         Figure::new("16 nodes at once, beside one alone", last / alone, "x").at_most(1.30),
         Figure::new("median of them, beside one alone", seconds.get(NODES / 2).map_or(f64::INFINITY, |median| median / alone), "x"),
         Figure::new("the origin sent, until the last was done", copies(sent.sent), "copies").at_most(1.10),
+        Figure::new("its cable was used meanwhile", used, "%"),
         Figure::new("the same, when owners have their copies", copies(in_the_end.sent), "copies"),
         Figure::new("of these, before the pulls began", copies(early.sent), "copies"),
         Figure::new("the origin received", copies(sent.received), "copies"),

@@ -4,8 +4,10 @@
 //! were stands beside every figure. Data folders are in memory: sixteen hosts have sixteen disks, and this machine has one. Bytes are
 //! counted by the kernel on the cables, headers and repeats included, and every byte that a client gets is verified.
 //!
-//! BENCH_QUICK=1 leaves out what is measured beside CNCF Distribution, which takes minutes; BENCH_MIB=32 makes images smaller.
+//! BENCH_QUICK=1 leaves out what is measured beside CNCF Distribution, which takes minutes; BENCH_MIB=32 makes images smaller,
+//! BENCH_TRACE=1 tells of every second how full the cables were.
 
+mod cables;
 mod fan_out;
 mod fetch_through;
 mod origin_lost;
