@@ -93,7 +93,8 @@ async fn f19_a_link_that_works_one_way_is_given_up_and_others_are_used() {
     let begin = Instant::now();
     registry(&nodes[1]).pull_image("team/app", "v1", &image).await;
     println!("pulled past a link that works one way in {:?}", begin.elapsed());
-    assert!(begin.elapsed() < SOON, "{:?}", begin.elapsed());
+    // A source that says nothing is left after ten seconds, and after ten more when it was asked for the list of chunks first.
+    assert!(begin.elapsed() < SOON * 3 / 2, "{:?}", begin.elapsed());
     sees(&nodes[1], &[&nodes[0]], false, GONE).await;
     sees(&nodes[0], &[&nodes[1]], false, GONE).await;
     println!("given up by both after {:?}", begin.elapsed());
