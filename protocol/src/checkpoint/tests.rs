@@ -133,6 +133,23 @@ fn a_checkpoint_of_format_1_still_opens() {
 }
 
 #[test]
+fn a_checkpoint_with_company_still_opens() {
+    let golden = include_bytes!("../../testdata/v2/checkpoint-company.zst");
+    let company = Company { founder: Some(WRITER), members: vec![WRITER, NodeId([8; 32])], expelled: vec![NodeId([9; 32])] };
+    let mut expected = records();
+    expected.insert(1, retired());
+    let (_, directory, found) = read(golden).expect("golden checkpoint");
+    assert_eq!((directory.scope, found), (Scope { company, ..scope() }, expected));
+}
+
+/// The end of a pack.
+fn retired() -> Numbered {
+    let stamp = Stamp { time: HybridTime((1_700_000_000_123 << 16) | 9), node: WRITER };
+    let key = Key::Archived(PackId { origin: ORIGIN, sequence: 2 });
+    Numbered { origin: ORIGIN, sequence: 9, record: Record { key, value: None, stamp } }
+}
+
+#[test]
 fn f33_s38_nothing_but_the_whole_of_it_opens() {
     let (bytes, _) = written(&records());
     for cut in (1..=600).chain([bytes.len() / 2, bytes.len() - 1, bytes.len()]) {

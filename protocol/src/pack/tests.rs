@@ -171,6 +171,32 @@ fn a_pack_of_format_1_still_opens() {
     assert_eq!(golden[..footer.records.offset as usize - 512], today[..footer.records.offset as usize - 512]);
 }
 
+/// What came into packs after their first version: the writer's company, the end of a pack, and kinds that stand by their number.
+fn sample_of_today() -> Sample {
+    let mut sample = sample();
+    let node = |name| NodeId([name; 32]);
+    sample.draft.company = Company { founder: Some(node(7)), members: vec![node(7), node(8)], expelled: vec![node(9)] };
+    let user = crate::access::User { hash: "$argon2id$x".to_owned(), groups: vec!["ops".to_owned()], extra: Vec::new() };
+    sample.records.extend([
+        numbered(13, Key::Archived(PackId { origin: ORIGIN, sequence: 2 }), None),
+        numbered(14, Key::Role(node(8)), Some(Value::Role(crate::record::Roles(2)))),
+        numbered(15, Key::User("ann".to_owned()), Some(Value::User(user))),
+        numbered(16, Key::Rule("ann".to_owned(), "team/**".to_owned()), None),
+    ]);
+    sample.draft.records = sample.records.iter().map(|numbered| record_line(numbered, false)).collect();
+    sample.draft.covers =
+        [(ORIGIN, Covered { after: 0, upto: 16 }), (Origin { node: node(8), incarnation: 1 }, Covered { after: 4, upto: 9 })].into();
+    sample
+}
+
+#[test]
+fn a_pack_with_company_and_the_end_of_another_still_opens() {
+    let golden = include_bytes!("../../testdata/v2/pack-company.tar");
+    let sample = sample_of_today();
+    let (_, contents) = read(golden).expect("golden pack");
+    assert_eq!((contents.records, contents.covers, contents.company), (sample.records, sample.draft.covers, sample.draft.company));
+}
+
 #[test]
 fn s38_company_that_is_none_is_refused() {
     for bad in [r#""founder":"x""#, r#""members":["../x"]"#, r#""expelled":[""]"#, r#""members":7"#] {
