@@ -156,6 +156,10 @@ pub struct Metrics {
     pub archive_damaged_blobs: Gauge,
     /// Objects in it that no record tells of.
     pub archive_orphans: Gauge,
+    /// Packs that compaction has deleted.
+    pub compacted_packs: Counter,
+    /// Objects that the bucket did not let compaction delete, in its last run.
+    pub compaction_refused: Gauge,
     /// When that look was, seconds since 1970.
     pub archive_verified: Gauge,
     /// Blobs that were found damaged and put aside.
@@ -262,6 +266,9 @@ impl Default for Metrics {
         let archive_damaged_blobs: Gauge =
             metric!("archive_damaged_blobs", "Blobs in the bucket that are not what they were, at the last look");
         let archive_orphans: Gauge = metric!("archive_orphans", "Objects in the bucket that no record tells of, at the last look");
+        let compacted_packs: Counter = metric!("compacted_packs", "Packs of which nothing counted any more, and that were deleted");
+        let compaction_refused: Gauge =
+            metric!("compaction_refused", "Objects that the bucket did not let compaction delete, in its last run");
         let archive_verified: Gauge =
             metric!("archive_verified_timestamp", "When the bucket was last compared with the records, seconds since 1970");
         let quarantined_blobs: Counter = metric!("quarantined_blobs", "Blobs that were found damaged and put aside");
@@ -325,6 +332,8 @@ impl Default for Metrics {
             archive_wrong_packs,
             archive_damaged_blobs,
             archive_orphans,
+            compacted_packs,
+            compaction_refused,
             archive_verified,
             quarantined_blobs,
             lost_blobs,

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::path::Path;
 
 use larder_harness::s3::{Operation, Request};
-use larder_harness::{CountingS3, Image};
+use larder_harness::{CountingS3, Image, sha256};
 use serde_json::Value;
 
 use super::{flush, node, registry};
@@ -65,8 +65,22 @@ async fn the_policies_allow_what_is_asked_and_never_to_delete() {
     first.cli(&["archive", "checkpoint"]).await.expect("write a checkpoint");
     first.cli(&["archive", "verify", "--read-data-subset", "1/1"]).await.expect("all is well");
     first.cli(&["restore", "--drill", "1"]).await.expect("try it out");
-    first.lose_disk();
     check(&s3, "writer.json");
+    first.stop().await;
+    first.set_env("LARDER_ARCHIVE__COMPACT_WAIT", Some("0s"));
+    first.set_env("LARDER_ARCHIVE__COMPACT_PAYBACK", Some("1000000"));
+    first.start().await;
+    registry(&first).request("DELETE", &format!("/v2/team/app/manifests/{}", image.digest()), &[], "").await.expect(202, "delete");
+    for blob in image.layers.iter().map(|layer| layer.digest()).chain([sha256(&image.config)]) {
+        registry(&first).request("DELETE", &format!("/v2/team/app/blobs/{blob}"), &[], "").await.expect(202, "delete");
+    }
+    let image = Image::from_seed(611, &[1000]);
+    registry(&first).push_image("team/app", "v1", &image).await;
+    flush(&first).await;
+    let done = first.cli_json(&["archive", "compact"]).await;
+    assert_eq!(done["deleted"].as_array().map(Vec::len), Some(1), "{done}");
+    first.lose_disk();
+    check(&s3, "compactor.json");
     // Who only restores needs not write.
     let fresh = node("fresh").s3(&s3, "fleet").start().await;
     fresh.cli(&["restore", &s3.url("fleet")]).await.expect("restore");

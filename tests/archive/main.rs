@@ -1,5 +1,6 @@
 //! The bucket: one PUT per pack, and everything back from nothing but it.
 
+mod compact;
 mod encrypted;
 mod export;
 mod faults;

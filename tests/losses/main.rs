@@ -136,9 +136,24 @@ fn restore(s3: &CountingS3) -> Vec<String> {
     ["restore".to_owned(), "--no-wait".to_owned(), s3.url("fleet")].into_iter().chain(trusted).collect()
 }
 
+/// A node that collects garbage and compacts the bucket all the time.
+fn compacting(builder: larder_harness::NodeBuilder) -> larder_harness::NodeBuilder {
+    let settings = [
+        ("GC__PERIOD", "1s"),
+        ("GC__GRACE", "1s"),
+        ("ARCHIVE__COMPACT", "on"),
+        ("ARCHIVE__COMPACT_WAIT", "0s"),
+        ("ARCHIVE__COMPACT_PAYBACK", "1000000"),
+    ];
+    settings.into_iter().fold(builder, |builder, (name, value)| builder.env(&format!("LARDER_{name}"), value))
+}
+
 /// Two nodes live for a while, and nothing but the bucket is left.
 async fn lose_everything(s3: &CountingS3, random: &mut Random, restore_first: bool) {
-    let mut first = builder("first", s3).start().await;
+    // F39: every other time what they leave is being compacted.
+    let compacts = random.below(2) == 0;
+    let builder = |name: &str| if compacts { compacting(builder(name, s3)) } else { builder(name, s3) };
+    let mut first = builder("first").start().await;
     if restore_first {
         let restore = restore(s3);
         first
@@ -146,7 +161,7 @@ async fn lose_everything(s3: &CountingS3, random: &mut Random, restore_first: bo
             .await
             .unwrap_or_else(|error| panic!("restore: {error}\n{}", first.log_tail()));
     }
-    let mut second = builder("second", s3).start().await;
+    let mut second = builder("second").start().await;
     let token = first.cli(&["token"]).await.expect("token");
     second.cli(&["join", &token]).await.expect("join");
     for _ in 0..random.below(4) {

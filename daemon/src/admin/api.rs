@@ -142,6 +142,8 @@ impl Office {
             (&Method::POST, "import") => answer(self.import(request).await?),
             (&Method::POST, "archive/checkpoint") => answer(json!({ "key": self.operations.archive_checkpoint().await? })),
             (&Method::POST, "archive/verify") => self.verify(read(request).await?).await,
+            (&Method::GET, "archive/compact") => answer(self.operations.archive_plan_compaction().await?),
+            (&Method::POST, "archive/compact") => answer(self.operations.archive_compact().await?),
             (&Method::POST, "archive/start-over") => answer(json!({ "packs": self.operations.archive_start_over().await? })),
             (&Method::POST, "archive/thaw") => self.thaw(read(request).await?).await,
             (&Method::GET, "restore") => answer(self.operations.restoring().await?),

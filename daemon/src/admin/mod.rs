@@ -81,6 +81,10 @@ pub trait Operations: Send + Sync + 'static {
     fn archive_checkpoint(&self) -> BoxFuture<'_, anyhow::Result<String>>;
     /// Compares the bucket with what the records tell of it.
     fn archive_verify(&self, subset: Option<archive::Subset>, mend: bool) -> BoxFuture<'_, anyhow::Result<archive::Verified>>;
+    /// Says what compaction would do now, and at what price.
+    fn archive_plan_compaction(&self) -> BoxFuture<'_, anyhow::Result<archive::Compaction>>;
+    /// Compacts now.
+    fn archive_compact(&self) -> BoxFuture<'_, anyhow::Result<archive::Compaction>>;
     /// Forgets what the bucket held; how many packs.
     fn archive_start_over(&self) -> BoxFuture<'_, anyhow::Result<u64>>;
     /// Does a round of garbage collection, or says what it would do.

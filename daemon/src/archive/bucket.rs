@@ -1,4 +1,4 @@
-//! What we need from an object store: put an object once, read ranges of it, list names. Two implementations stand behind it:
+//! What we need from an object store: put an object once, read ranges of it, list names, remove it. Two implementations stand behind it:
 //! [`super::s3`] and [`super::directory`].
 
 use std::fmt;
@@ -89,6 +89,8 @@ pub trait Bucket: Send + Sync + fmt::Debug {
     fn put_once(&self, object: Object) -> BoxFuture<'_, Result<(), Error>>;
     /// Reads bytes of an object, with one request.
     fn get_range<'a>(&'a self, key: &'a str, range: Range<u64>) -> BoxFuture<'a, Result<Chunks, Error>>;
+    /// Removes an object; what is not there is removed already.
+    fn delete<'a>(&'a self, key: &'a str) -> BoxFuture<'a, Result<(), Error>>;
     /// Lists objects whose key begins with `prefix`, behind `after`.
     fn list<'a>(&'a self, prefix: &'a str, after: Option<&'a str>) -> BoxFuture<'a, Result<Page, Error>>;
     /// The same, with what the bucket says of thawing. Where nothing ever freezes, all can be read.

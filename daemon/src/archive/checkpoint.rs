@@ -43,6 +43,9 @@ pub(super) const TRIED_MAX: usize = 100;
 pub(super) struct Last {
     /// When it was written.
     created_ms: u64,
+    /// Its bytes.
+    #[serde(default)]
+    pub size: u64,
 }
 
 /// The setting that holds the [`Last`] of a bucket.
@@ -99,7 +102,7 @@ impl Inner {
             return Ok(None);
         }
         // Another may have written one: the listing says so, at the price of a part of a put.
-        let newest = list(&**bucket, last.created_ms).await?.pop().map(|(created_ms, _)| Last { created_ms });
+        let newest = list(&**bucket, last.created_ms).await?.pop().map(|(created_ms, listed)| Last { created_ms, size: listed.size });
         if let Some(newest) = newest.filter(|newest| *newest > last) {
             self.save_last(&setting, newest).await?;
             let tail = self.packs_since(bucket.id(), newest).await?;
@@ -161,7 +164,7 @@ impl Inner {
         let body = Body::file(Arc::<File>::new(file), written.footer.size);
         bucket.put_once(Object { key: key.clone(), crc64: written.crc64, body }).await?;
         failpoint::pass("archive/checkpoint/put-not-noted").map_err(failed)?;
-        self.save_last(&last_setting(bucket.id()), Last { created_ms }).await?;
+        self.save_last(&last_setting(bucket.id()), Last { created_ms, size: written.footer.size }).await?;
         tracing::info!(key, size = written.footer.size, records = written.footer.record_count, "wrote a checkpoint");
         Ok(key)
     }

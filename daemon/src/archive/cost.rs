@@ -100,6 +100,10 @@ pub struct Planned {
     pub within_s: Option<u64>,
     /// Bytes that will be sent.
     pub bytes: u64,
+    /// Packs that compaction has taken off the catalogue, and that go when their time is over, as far as this node deletes them.
+    pub retired: u64,
+    /// Their bytes.
+    pub retired_bytes: u64,
     /// Requests of a month in which the bucket is looked at each time it is due, and nothing is pushed.
     pub idle_month: Requests,
     /// Dollars of what waits, with a month of its storage.
@@ -164,7 +168,13 @@ impl Archive {
         // Packs and checkpoints are listed each by themselves.
         let pages = totals.packs.min(tail::LISTED_MAX as u64).div_ceil(PAGE) + 1;
         let idle_month = Requests { list: looks * pages, ..Requests::default() };
+        let retired = match &inner.bucket {
+            Some(bucket) => inner.retired(bucket.id()).await?,
+            None => Vec::new(),
+        };
         let planned = Planned {
+            retired: retired.len() as u64,
+            retired_bytes: retired.iter().map(|it| it.size).sum(),
             requests: next,
             within_s,
             bytes: waiting.bytes,

@@ -139,6 +139,18 @@ impl Bucket for Directory {
         })
     }
 
+    fn delete<'a>(&'a self, key: &'a str) -> BoxFuture<'a, Result<(), Error>> {
+        self.ledger.request(Request::Delete, &StorageClass::STANDARD);
+        Box::pin(async move {
+            let path = self.path(key)?;
+            blocking(move || match fs::remove_file(&path) {
+                Err(error) if error.kind() != io::ErrorKind::NotFound => Err(io_error("delete", &path)(error)),
+                _ => Ok(()),
+            })
+            .await
+        })
+    }
+
     fn list<'a>(&'a self, prefix: &'a str, after: Option<&'a str>) -> BoxFuture<'a, Result<Page, Error>> {
         self.ledger.request(Request::List, &StorageClass::STANDARD);
         let (root, prefix, after) = (self.root.clone(), prefix.to_owned(), after.map(str::to_owned));

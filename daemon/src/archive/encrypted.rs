@@ -240,6 +240,10 @@ impl Bucket for Encrypted {
         Box::pin(async move { self.reader.inner.list(prefix, after).await.map(contents) })
     }
 
+    fn delete<'a>(&'a self, key: &'a str) -> BoxFuture<'a, Result<(), Error>> {
+        self.reader.inner.delete(key)
+    }
+
     fn list_thaws<'a>(&'a self, prefix: &'a str, after: Option<&'a str>) -> BoxFuture<'a, Result<Page, Error>> {
         Box::pin(async move { self.reader.inner.list_thaws(prefix, after).await.map(contents) })
     }

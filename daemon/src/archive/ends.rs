@@ -13,7 +13,7 @@ use larder_protocol::vector::Origin;
 use crate::store::{ClusterId, Commit};
 
 use super::bucket::Listed;
-use super::restore::{Work, is_wanted};
+use super::restore::{Work, is_wanted, note_packs};
 use super::tail::{self, Opened};
 use super::trust::{Standing, Stranger};
 use super::{Error, Skipped, walked};
@@ -191,6 +191,7 @@ impl Work<'_> {
         let is_new = |numbered: &Numbered| numbered.sequence > seen.get(&numbered.origin) && is_wanted(options, &numbered.record.key);
         let records: Vec<Numbered> = contents.records.into_iter().filter(is_new).collect();
         self.report.records += records.len();
+        note_packs(&mut self.told, &records);
         let refused = self.inner.merge(records).await?;
         self.place(footer.pack, archived).await?;
         Ok(refused)

@@ -149,6 +149,12 @@ pub enum Error {
         /// Whom it named.
         other: String,
     },
+    /// Nothing can be compacted here, or not now.
+    #[error("compact the archive: {why}")]
+    NoCompaction {
+        /// Why, and what to do.
+        why: &'static str,
+    },
     /// The bytes that were sent are not those whose checksum was announced.
     #[error("put {key}: the bytes of its blobs are not what they were when they were pushed: {detail}")]
     Checksum {

@@ -165,6 +165,10 @@ impl Bucket for Front {
         })
     }
 
+    fn delete<'a>(&'a self, key: &'a str) -> BoxFuture<'a, Result<(), Error>> {
+        self.inner.delete(key)
+    }
+
     fn list_thaws<'a>(&'a self, prefix: &'a str, after: Option<&'a str>) -> BoxFuture<'a, Result<Page, Error>> {
         self.inner.list_thaws(prefix, after)
     }

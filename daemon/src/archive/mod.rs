@@ -15,19 +15,22 @@
 //! - **Which records**: those of this node's origin, and of members without a bucket (`queue`). **Which blobs**: those that the
 //!   manifests among them need, once for each bucket. What is not on this disk is brought here first; what nobody has is
 //!   listed as missing, and looked for again with the next pack.
+//! - **Compaction**: what nothing needs any more goes, and what is left of packs goes into others (`compact`).
 //! - **Looking**: once a day one archiver lists the bucket and compares (`verify`).
 //! - **Thawing**: packs of a frozen class are asked for when somebody says so, and read as they thaw (`thaw`, `thawing`).
 //! - **Reading**: a blob is one ranged GET at the place that an `Archived` record names, from the configured bucket or from the one that
 //!   this node was restored from.
 //!
-//! Invariants: a name in the bucket is used for one content only; a cursor moves in the commit that records the pack; nothing is ever deleted here.
+//! Invariants: a name in the bucket is used for one content only; a cursor moves in the commit that records the pack; nothing is deleted but by `compact`, and there
+//! what is proven to be needed by nobody.
 //! Pushes never wait for the bucket, unless `push.ack` says so (`hurry`): when it fails, the queue grows in the journal, and only its counts are in memory.
 //! This room knows nothing of clients and peers: what it lacks it asks of the `Ensure` it was given.
 //!
 //! What a crash leaves: see `writer` and `restore`.
 //!
-//! Tasks: `archive`, `refill` that brings the blobs of a restored node, and `thaw`. Locks: `turn` (async) makes packs one after the other and keeps restores apart from them; `hurry` (async)
-//! lets one push at a time ask for a pack; `counting`, `source` and `last_error` are held for moments, on blocking threads or without
+//! Tasks: `archive`, `compaction`, `refill` that brings the blobs of a restored node, and `thaw`. Locks: `turn` (async) makes packs one after the other and keeps
+//! restores apart from them; `hurry` (async) lets one push at a time ask for a pack; `compacting` (async) lets one compaction run at a time; `counting`, `source`
+//! and `last_error` are held for moments, on blocking threads or without
 //! waiting.
 
 use std::collections::BTreeMap;
@@ -43,6 +46,7 @@ use larder_protocol::digest::Digest;
 use larder_protocol::name::RepositoryName;
 use larder_protocol::record::{Archived, Link, PackId};
 use larder_protocol::stamp::NodeId;
+use larder_protocol::vector::VersionVector;
 use serde::{Deserialize, Serialize};
 
 use crate::age::{self, Identity};
@@ -53,11 +57,13 @@ use crate::telemetry::Metrics;
 
 use self::bucket::{Bucket, S3Settings};
 use self::ledger::Ledger;
+use self::plan::Limits;
 
 mod body;
 mod bucket;
 mod checkpoint;
 mod cluster;
+mod compact;
 mod cost;
 mod directory;
 mod drill;
@@ -95,6 +101,7 @@ mod waking;
 mod walked;
 mod writer;
 
+pub use compact::{Compaction, Going, Money, Outcome, Rewrite, Spent, Staying, Waiting};
 pub use cost::{Cost, Dollars, Planned};
 pub use drill::{Drilled, IMAGES_MAX as DRILL_IMAGES_MAX};
 pub use error::Error;
@@ -124,6 +131,9 @@ pub type Signer = Arc<dyn Fn() -> (NodeId, Sign) + Send + Sync>;
 /// Brings a blob onto this disk, from wherever it is; given by `node`, so that a pack can hold what another node took. `false`: nobody has it.
 pub type Ensure = Arc<dyn Fn(Digest, Link) -> BoxFuture<'static, bool> + Send + Sync>;
 
+/// What every member has seen that counts; `None`: that can't be said now. Blocks for moments at most.
+pub type Everyone = dyn Fn() -> Option<VersionVector> + Send + Sync;
+
 /// The archive, as the rooms above see it. Cheap to clone.
 #[derive(Clone)]
 pub struct Archive {
@@ -149,6 +159,10 @@ struct Inner {
     gone: OnceLock<Arc<queue::Gone>>,
     turn: tokio::sync::Mutex<writer::Turn>,
     hurry: tokio::sync::Mutex<()>,
+    /// What every member has seen.
+    everyone: OnceLock<Arc<Everyone>>,
+    /// One compaction at a time.
+    compacting: tokio::sync::Mutex<()>,
     counting: Mutex<Counting>,
     last_error: Mutex<Option<String>>,
     /// There is something to fill.
@@ -180,6 +194,7 @@ struct Settings {
     thaw_poll: Duration,
     /// How often the bucket is compared with what the records tell of it; zero: when somebody asks.
     verify_period: Duration,
+    compact: compact::Dial,
     /// How often it is looked whose records are to be taken over, when nothing is written.
     recounted_every: Duration,
     /// Where files may be that nobody needs later.
@@ -334,6 +349,12 @@ impl Archive {
             bulk: it.bulk_class.clone().filter(|class| *class != it.storage_class),
             thaw_poll: it.thaw_poll,
             verify_period: it.verify_period,
+            compact: compact::Dial {
+                by_itself: it.compact,
+                wait: it.compact_wait,
+                payback_max: it.compact_payback as f64,
+                bytes_max: it.compact_bytes,
+            },
             recounted_every: (config.peers.takeover / 4).clamp(Duration::from_millis(500), Duration::from_secs(60)),
             scratch: config.data_dir.join("uploads"),
         };
@@ -367,10 +388,16 @@ impl Archive {
         let _ = self.inner.gone.set(gone);
     }
 
+    /// Says what every member has seen; `None`: nobody knows. A pack is deleted when all know that they must not rely on it. Without it, there is nobody else.
+    pub fn heard_by(&self, everyone: Arc<Everyone>) {
+        let _ = self.inner.everyone.set(everyone);
+    }
+
     /// Starts the loop that seals packs by age and size.
     pub fn start(&self, ensure: Ensure, tasks: &Tasks) {
         let _ = self.inner.ensure.set(ensure);
         tasks.core("archive", self.inner.clone().run(tasks.stopping()));
+        tasks.core("compaction", self.inner.clone().compaction(tasks.stopping()));
         tasks.core("refill", self.inner.clone().refill(tasks.stopping()));
         tasks.core("thaw", self.inner.clone().thaw_jobs(tasks.stopping()));
     }
@@ -540,6 +567,8 @@ impl Inner {
             gone: OnceLock::new(),
             turn: Default::default(),
             hurry: Default::default(),
+            everyone: OnceLock::new(),
+            compacting: Default::default(),
             counting: Default::default(),
             last_error: Default::default(),
             refill: Default::default(),

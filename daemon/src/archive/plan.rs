@@ -181,6 +181,15 @@ impl Plan {
         Offered::Taken
     }
 
+    /// Takes a manifest that belongs to blobs of the pack, or says that the pack is full.
+    pub fn offer_manifest(&mut self, digest: Digest, media_type: &str, bytes: &[u8], limits: &Limits) -> Offered {
+        if self.in_pack.len() >= limits.blobs || self.manifest_bytes + bytes.len() as u64 > limits.manifest_bytes {
+            return Offered::Full;
+        }
+        self.take_manifest(digest, media_type, bytes);
+        Offered::Taken
+    }
+
     /// When so much waits that it fills packs anyway: the blobs of one lifetime, as a pack of their own. Then what is deleted together lies together, and
     /// packs die whole. What is left is planned again, without them; little is never split, since each pack costs a request.
     pub fn split_off(&self, pack_size: u64) -> Option<Plan> {

@@ -69,6 +69,12 @@ pub fn origins(store: &Store, gone: &Gone) -> Result<Vec<(Origin, u64)>, store::
     Ok(store.vector().iter().filter(|(origin, _)| archiver(&origin.node, &this, &fleet) == Some(this)).collect())
 }
 
+/// Whether this node archives what a member wrote.
+pub fn archives_for(store: &Store, gone: &Gone) -> Result<impl Fn(&NodeId) -> bool + Send + Sync + use<>, store::Error> {
+    let (this, fleet) = (store.origin().node, fleet(store, gone)?);
+    Ok(move |writer: &NodeId| archiver(writer, &this, &fleet) == Some(this))
+}
+
 /// The members that archive for others at this moment.
 pub fn archivers(store: &Store, gone: &Gone) -> Result<Vec<NodeId>, store::Error> {
     Ok(fleet(store, gone)?.into_iter().filter(|(_, place)| place.stands_in).map(|(node, _)| node).collect())

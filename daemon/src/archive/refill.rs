@@ -286,7 +286,9 @@ impl Inner {
             Ok(chunks) => chunks,
             Err(error @ Error::NoObject { .. }) => {
                 tracing::warn!(%error, "a pack is not in the bucket any more; what is only there is lost");
-                left.for_each(|wanted| self.lost(wanted.digest));
+                for wanted in left {
+                    self.fill_elsewhere(wanted).await?;
+                }
                 return Ok(());
             }
             Err(error) => return Err(Ended::Failed(error)),
@@ -337,6 +339,23 @@ impl Inner {
             self.committed(commits.join_next().await)?;
         }
         Ok(())
+    }
+
+    /// Has a blob from any other pack that holds it: the one that was asked for may have been compacted since the checkpoint that tells of it.
+    async fn fill_elsewhere(&self, wanted: Wanted) -> Result<(), Ended> {
+        let staged = self.store.run(move |store| store.stage(wanted.digest, wanted.link)).await;
+        let committed = match staged {
+            Ok(mut staging) => match self.fill(&mut staging).await {
+                Ok(true) => staging.finish().await,
+                Ok(false) | Err(Error::NoObject { .. }) => {
+                    self.lost(wanted.digest);
+                    return Ok(());
+                }
+                Err(error) => return Err(Ended::Failed(error)),
+            },
+            Err(error) => Err(error),
+        };
+        self.committed(Some(Ok((wanted, committed))))
     }
 
     fn committed(&self, ended: Option<Result<(Wanted, store::Result<()>), tokio::task::JoinError>>) -> Result<(), Ended> {

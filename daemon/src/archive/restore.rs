@@ -19,7 +19,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Instant;
 
 use larder_protocol::record::{Archived, Key, Numbered, PackId, Value};
-use larder_protocol::stamp::NodeId;
+use larder_protocol::stamp::{NodeId, Stamp};
 use larder_protocol::vector::{Origin, VersionVector};
 
 use crate::age::Identity;
@@ -34,7 +34,9 @@ use super::{Error, Gap, Inner, Restored, Skipped, checkpoint, cluster, ends, key
 /// The setting that holds the address that blobs of a restored cluster come from.
 pub const SOURCE: &str = "archive/source";
 /// The setting that says that a restore was begun and not finished.
-const RESTORING: &str = "archive/restoring";
+pub(super) const RESTORING: &str = "archive/restoring";
+/// Checkpoints with which numbers are missing, before that is told.
+const WITH_GAPS_MAX: usize = 3;
 /// Records merged in one batch.
 const APPLY_BATCH: usize = 5_000;
 
@@ -73,6 +75,8 @@ pub(super) struct Work<'a> {
     pub clusters: BTreeSet<ClusterId>,
     /// Packs that were listed and not opened.
     frozen: BTreeMap<PackId, String>,
+    /// Of packs whose records were read: when they were last told of, and whether that was the end of them.
+    pub told: BTreeMap<PackId, (Stamp, bool)>,
     pub report: Report,
 }
 
@@ -144,6 +148,7 @@ impl Inner {
             any_cluster: false,
             clusters: BTreeSet::new(),
             frozen: BTreeMap::new(),
+            told: BTreeMap::new(),
             report: Report::default(),
         };
         let Found { cluster, horizon, seen, gaps } = match work.checkpoint().await? {
@@ -152,6 +157,7 @@ impl Inner {
         };
         work.relocate().await?;
         work.unknown_frozen().await?;
+        work.bury().await?;
         let Work { report, .. } = work;
         let partial = !options.repositories.is_empty();
         if !options.metadata_only {
@@ -247,7 +253,7 @@ impl Work<'_> {
     /// Takes the newest checkpoint that is whole and whose writer counts, and what came behind it.
     async fn checkpoint(&mut self) -> Result<Option<Found>, Error> {
         let found = checkpoint::list(&*self.bucket, 0).await?;
-        let mut has_met_all = false;
+        let (mut has_met_all, mut with_gaps) = (false, Vec::new());
         for (_, listed) in found.into_iter().rev().take(checkpoint::TRIED_MAX) {
             let key = listed.key.clone();
             let opened = match checkpoint::open(&*self.bucket, listed).await {
@@ -277,9 +283,14 @@ impl Work<'_> {
                     self.report.checkpoint = Some(key);
                     return Ok(Some(found));
                 }
-                Err(error @ (Error::Store(_) | Error::Gaps { .. } | Error::Strangers { .. } | Error::Founders { .. })) => {
-                    return Err(error);
+                // A node that was cut off may have written a checkpoint that knows less than those before it, and packs that these bring are compacted since.
+                Err(error @ Error::Gaps { .. }) if with_gaps.len() < WITH_GAPS_MAX => {
+                    self.report.packs = packs_before;
+                    self.report.skipped.truncate(skipped_before);
+                    with_gaps.push(error);
                 }
+                Err(error @ Error::Gaps { .. }) => return Err(with_gaps.into_iter().next().unwrap_or(error)),
+                Err(error @ (Error::Store(_) | Error::Strangers { .. } | Error::Founders { .. })) => return Err(error),
                 Err(error) if self.is_final(&error) => return Err(error),
                 // What was merged of it was signed; an earlier one and its tail bring the rest.
                 Err(error) => {
@@ -288,6 +299,9 @@ impl Work<'_> {
                     self.report.skipped.push(Skipped { key, why: error.to_string() });
                 }
             }
+        }
+        if let Some(gaps) = with_gaps.into_iter().next() {
+            return Err(gaps);
         }
         self.seen = VersionVector::default();
         self.moved = None;
@@ -369,10 +383,12 @@ impl Work<'_> {
         let (inner, options) = (self.inner, self.options);
         let waking = inner.begin_waking(&self.bucket, opened, options);
         let (mut records, mut pages, refused) = (0, 0, AtomicUsize::new(0));
+        let told = &mut self.told;
         let (counter, waking) = (&refused, &waking);
         let read = checkpoint::read(&*self.bucket, opened, |page| {
             let wanted: Vec<Numbered> = page.into_iter().filter(|numbered| is_wanted(options, &numbered.record.key)).collect();
             records += wanted.len();
+            note_packs(told, &wanted);
             pages += 1;
             let read = pages;
             async move {
@@ -389,6 +405,22 @@ impl Work<'_> {
             self.report.skipped.push(Skipped { key: opened.listed.key.clone(), why });
         }
         Ok(refused)
+    }
+
+    /// Packs that compaction has taken off the catalogue are there until their time is over, and were read as any other: they leave the catalogue again, as far
+    /// as what is linked of them stands in others too.
+    async fn bury(&self) -> Result<(), Error> {
+        let dead: Vec<PackId> = self.told.iter().filter(|(_, (_, is_dead))| *is_dead).map(|(id, _)| *id).collect();
+        if dead.is_empty() {
+            return Ok(());
+        }
+        let ages = Arc::new(self.inner.ages(self.bucket.id()).await?);
+        for id in dead {
+            if ages.contains_key(&id) {
+                self.inner.retire(&self.bucket, id, &ages).await?;
+            }
+        }
+        Ok(())
     }
 
     /// A bucket that was copied: what the checkpoint says of its packs is true of those here.
@@ -414,6 +446,17 @@ impl Work<'_> {
             self.inner.store.run(move |store| store.commit(Commit { records, settings: Vec::new() })).await?;
         }
         Ok(())
+    }
+}
+
+/// Takes note of what records say of packs.
+pub(super) fn note_packs(told: &mut BTreeMap<PackId, (Stamp, bool)>, records: &[Numbered]) {
+    for Numbered { record, .. } in records {
+        if let Key::Archived(id) = record.key
+            && told.get(&id).is_none_or(|(stamp, _)| *stamp < record.stamp)
+        {
+            told.insert(id, (record.stamp, record.value.is_none()));
+        }
     }
 }
 

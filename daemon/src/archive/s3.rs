@@ -249,6 +249,13 @@ impl Bucket for S3 {
         })
     }
 
+    fn delete<'a>(&'a self, key: &'a str) -> BoxFuture<'a, Result<(), Error>> {
+        Box::pin(async move {
+            let request = self.client().await.delete_object().bucket(&self.bucket).key(key);
+            request.send().await.map(drop).map_err(|error| self.error("delete", key, error))
+        })
+    }
+
     fn list<'a>(&'a self, prefix: &'a str, after: Option<&'a str>) -> BoxFuture<'a, Result<Page, Error>> {
         Box::pin(self.list_page(prefix, after, false))
     }

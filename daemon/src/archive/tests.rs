@@ -1,7 +1,7 @@
 //! The room through its door, on a store in a temporary folder and a bucket in another.
 
 use std::ops::Range;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use aws_lc_rs::signature::{Ed25519KeyPair, KeyPair};
 use bytes::Bytes;
@@ -24,6 +24,8 @@ const FIRST_PACK: Requests = Requests { put: 2, get: 1, list: 0, head: 0, delete
 pub(super) struct Flaky {
     bucket: Directory,
     pub(super) failures: AtomicUsize,
+    /// Nothing may be deleted.
+    pub(super) locked: AtomicBool,
     keys: Mutex<Vec<String>>,
 }
 
@@ -56,6 +58,19 @@ impl Bucket for Flaky {
     }
     fn get_range<'a>(&'a self, key: &'a str, range: Range<u64>) -> BoxFuture<'a, Result<Chunks, Error>> {
         self.bucket.get_range(key, range)
+    }
+    fn delete<'a>(&'a self, key: &'a str) -> BoxFuture<'a, Result<(), Error>> {
+        Box::pin(async move {
+            if self.locked.load(Ordering::SeqCst) {
+                return Err(Error::Bucket {
+                    doing: "delete",
+                    key: key.to_owned(),
+                    bucket: "flaky".to_owned(),
+                    detail: "it is locked".to_owned(),
+                });
+            }
+            self.bucket.delete(key).await
+        })
     }
     fn list<'a>(&'a self, prefix: &'a str, after: Option<&'a str>) -> BoxFuture<'a, Result<Page, Error>> {
         self.bucket.list(prefix, after)
@@ -94,7 +109,7 @@ pub(super) async fn node_with(folder: &std::path::Path, seed: u8, keyring: Keyri
     let metrics = Arc::<Metrics>::default();
     let ledger = Ledger::new(None, metrics.clone());
     let bucket = Directory::open(folder, ledger.clone()).await.expect("a bucket");
-    let flaky = Arc::new(Flaky { bucket, failures: AtomicUsize::new(0), keys: Mutex::default() });
+    let flaky = Arc::new(Flaky { bucket, failures: AtomicUsize::new(0), locked: AtomicBool::new(false), keys: Mutex::default() });
     let keyring = Arc::new(keyring);
     let bucket = Arc::new(Encrypted::new(flaky.clone(), keyring.clone()));
     let s3 = S3Settings {
@@ -118,6 +133,7 @@ pub(super) async fn node_with(folder: &std::path::Path, seed: u8, keyring: Keyri
         pack_size: 512 << 20,
         checkpoint: checkpoint::Due { packs: 500, age: Duration::from_secs(7 * 86_400) },
         verify_period: Duration::ZERO,
+        compact: compact::Dial { by_itself: false, wait: Duration::ZERO, payback_max: 1e9, bytes_max: 1 << 40 },
         recounted_every: Duration::from_secs(60),
         scratch: data.path().to_owned(),
     };
@@ -182,6 +198,7 @@ fn gets(node: &Node) -> u64 {
 }
 
 mod checkpoints;
+mod compaction;
 mod damage;
 mod encryption;
 mod strangers;

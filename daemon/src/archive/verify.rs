@@ -75,6 +75,9 @@ pub struct Verified {
     pub wrong_size: Vec<WrongSize>,
     /// Objects that no record tells of: left by a crash between a pack and its record, or written by a node that this one has not heard.
     pub orphans: Vec<String>,
+    /// Packs that compaction has taken off the catalogue, and that go later.
+    #[serde(default)]
+    pub retired: u64,
     /// What was read, when something was.
     pub read: Option<Read>,
     /// Packs whose losses went into others.
@@ -251,6 +254,7 @@ impl Inner {
         for (key, (written, found)) in differ {
             let (was, is) = (catalogue.get(&key), now.get(&key));
             match (written, found) {
+                (None, _) if is.is_none() && self.is_retired(bucket, &key).await? => verified.retired += 1,
                 (None, _) if is.is_none() => verified.orphans.push(key),
                 (Some(written), found) if is == was => {
                     wrong.extend(is.map(|(id, _)| (*id, None)));
@@ -267,6 +271,13 @@ impl Inner {
         verified.missing.truncate(NAMED_MAX);
         verified.wrong_size.truncate(NAMED_MAX);
         Ok((verified, wrong))
+    }
+
+    /// Whether a pack was taken off the catalogue.
+    async fn is_retired(&self, bucket: &Arc<dyn Bucket>, key: &str) -> Result<bool, Error> {
+        let Some(id) = keys::parse_pack(bucket.prefix(), key) else { return Ok(false) };
+        let record = self.store.run(move |store| store.record(&Key::Archived(id))).await?;
+        Ok(record.is_some_and(|record| record.value.is_none()))
     }
 
     /// Key to id and size of the packs that records tell of in a bucket.

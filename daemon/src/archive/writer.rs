@@ -88,6 +88,18 @@ pub(super) struct Ready {
     blob_sizes: Vec<u64>,
 }
 
+impl Turn {
+    /// The pack that was put, but perhaps not landed.
+    pub(super) fn sealed(&self) -> Option<PackId> {
+        self.sealed.as_ref().map(|ready| ready.id)
+    }
+
+    /// Blobs whose bytes are not what they were.
+    pub(super) fn rotten(&self) -> &HashSet<Digest> {
+        &self.rotten
+    }
+}
+
 /// A plan, and the rows of [`MISSING`] that go with it.
 pub(super) struct Planned {
     pub plan: Plan,
@@ -259,6 +271,26 @@ impl Inner {
                     }
                     return Err(error);
                 }
+            }
+        }
+    }
+
+    /// Writes a pack of blobs that were archived before: no push came with it.
+    pub(super) async fn write_moved(&self, bucket: &Arc<dyn Bucket>, turn: &mut Turn, planned: Planned) -> Result<PackInfo, Error> {
+        let ready = Ready { manifests: 0, blob_sizes: Vec::new(), ..self.seal(bucket, planned).await? };
+        match self.put(bucket, &ready).await {
+            Ok(_) => Ok(PackInfo::new(&ready.id, &ready.archived)),
+            Err(error @ Error::Checksum { .. }) => {
+                // What is put aside is had from elsewhere the next time.
+                turn.rotten.extend(self.rotten(&ready).await?.blobs);
+                Err(error)
+            }
+            Err(error) => {
+                turn.checked = None;
+                if self.intact(&ready).await? {
+                    turn.sealed = Some(ready);
+                }
+                Err(error)
             }
         }
     }
@@ -455,7 +487,7 @@ impl Inner {
     }
 
     /// Whether a blob can go into a pack; one that can't is listed as missing.
-    fn usable(
+    pub(super) fn usable(
         &self,
         bucket: &Arc<dyn Bucket>,
         digest: &Digest,

@@ -7,6 +7,7 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 
 use super::client::Client;
+use super::compact::Compact;
 use super::cost::Cost;
 use super::table::{self, Align, Table, facts};
 use super::thaw::{self, Thaw};
@@ -36,6 +37,8 @@ enum Action {
     Verify(Verify),
     /// Have what is frozen thawed, and brought onto this disk
     Thaw(Thaw),
+    /// Make the bucket smaller where that saves more than it costs: drop packs of which nothing counts, write what counts of others anew
+    Compact(Compact),
     /// Forget what the bucket held, after it was emptied or replaced: everything is archived there anew
     StartOver(Format),
 }
@@ -108,6 +111,7 @@ impl Archive {
                 format!("{} packs are forgotten; what they held goes into new ones\n", forgotten.packs)
             }),
             Action::Thaw(thaw) => thaw.run(client, out).await,
+            Action::Compact(compact) => compact.run(client, out).await,
             Action::Verify(verify) => verify.run(client, out).await,
             Action::Cost(format) => show(out, format, client.get("archive/cost").await?, |cost: Cost| cost.shown()),
         }

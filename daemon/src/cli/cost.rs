@@ -63,6 +63,10 @@ struct Planned {
     requests: BTreeMap<String, u64>,
     within_s: Option<u64>,
     bytes: u64,
+    #[serde(default)]
+    retired: u64,
+    #[serde(default)]
+    retired_bytes: u64,
     idle_month: BTreeMap<String, u64>,
     dollars: f64,
     idle_month_dollars: f64,
@@ -123,6 +127,7 @@ impl Cost {
                 format!("{}: {} so far, {} a month", table::size(self.stored), money(dollars.storage), money(dollars.storage_month)),
             ),
             ("next", next),
+            ("compacted away", format!("{} packs with {} go later", planned.retired, table::size(planned.retired_bytes))),
             ("an idle month", format!("{}: {}", counts(&planned.idle_month), money(planned.idle_month_dollars))),
             (
                 "the same pushes on a registry that keeps its state in S3",

@@ -23,6 +23,7 @@ mod archive;
 mod audit;
 mod check_config;
 mod client;
+mod compact;
 mod completions;
 mod cost;
 mod gc;

@@ -45,6 +45,8 @@ pub(super) struct Verified {
     missing: Vec<String>,
     wrong_size: Vec<WrongSize>,
     orphans: Vec<String>,
+    #[serde(default)]
+    retired: u64,
     read: Option<Read>,
     mended: u64,
 }
@@ -116,6 +118,7 @@ impl Verified {
             ("objects", format!("{} with {}", self.objects, table::size(self.bytes))),
             ("packs", format!("{}: {} missing, {} with another length", self.packs, self.missing.len(), self.wrong_size.len())),
             ("of no record", self.orphans.len().to_string()),
+            ("compacted away", format!("{} packs that go later", self.retired)),
         ];
         if self.classes.len() > 1 {
             let of = |(class, (packs, bytes)): (&String, &(u64, u64))| format!("{packs} {class} with {}", table::size(*bytes));
@@ -163,7 +166,7 @@ mod tests {
         let found: Verified = serde_json::from_str(answer).expect("the API's form");
         assert_eq!(found.wrong(), 3);
         let text = found.shown();
-        assert!(text.contains("read:         1 packs, 4 blobs, 1.0 KiB; 1 damaged\n"), "{text}");
+        assert!(text.contains("read:           1 packs, 4 blobs, 1.0 KiB; 1 damaged\n"), "{text}");
         for line in
             ["a       missing", "b       5 bytes, 9 were written", "d       sha256:1 is damaged", "c       no record tells of it; harmless"]
         {

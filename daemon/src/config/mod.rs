@@ -317,6 +317,14 @@ pub struct Archive {
     pub bulk_class: Option<StorageClass>,
     /// Whether a blob may leave this disk when its only other copy is frozen.
     pub evict_frozen: bool,
+    /// Whether this node compacts by itself.
+    pub compact: bool,
+    /// How long a pack stays in the bucket after compaction has put all that counts of it elsewhere, and how old it must be before that.
+    pub compact_wait: Duration,
+    /// Most months after which a compaction has saved what it cost.
+    pub compact_payback: usize,
+    /// Most bytes that a compaction writes anew at a time.
+    pub compact_bytes: u64,
 }
 
 /// How a log line looks.
@@ -408,6 +416,10 @@ impl Default for Config {
                 storage_class: StorageClass::STANDARD,
                 bulk_class: None,
                 evict_frozen: false,
+                compact: false,
+                compact_wait: 7 * DAY,
+                compact_payback: 3,
+                compact_bytes: 8192 * MIB,
             },
             prices: S3_STANDARD,
             log: Log { level: "info".to_owned(), format: LogFormat::Text },

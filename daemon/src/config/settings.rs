@@ -157,6 +157,10 @@ pub(super) const SETTINGS: &[Setting] = settings! {
     "archive.thaw_poll" => |draft, value| draft.config.archive.thaw_poll = value.duration("1s", "1d")?;
     "archive.evict_frozen" => |draft, value| draft.config.archive.evict_frozen = value.boolean()?;
     "archive.bulk_class" => |draft, value| draft.config.archive.bulk_class = class::bulk(value)?;
+    "archive.compact" => |draft, value| draft.config.archive.compact = value.choice(&["off", "on"], &[false, true])?;
+    "archive.compact_wait" => |draft, value| draft.config.archive.compact_wait = value.duration("0s", "365d")?;
+    "archive.compact_payback" => |draft, value| draft.config.archive.compact_payback = value.number(0, 1_000_000)?;
+    "archive.compact_bytes" => |draft, value| draft.config.archive.compact_bytes = value.size(MIB, 1 << 50)?;
     "prices.put_thousand" => |draft, value| draft.config.prices.put_thousand = prices::price(value)?;
     "prices.get_thousand" => |draft, value| draft.config.prices.get_thousand = prices::price(value)?;
     "prices.storage_gb_month" => |draft, value| draft.config.prices.storage_gb_month = prices::price(value)?;

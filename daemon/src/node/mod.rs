@@ -103,6 +103,8 @@ impl Node {
         let bringing = lookup.clone();
         let (fleet, takeover) = (peers.clone(), config.peers.takeover);
         archive.take_over_from(Arc::new(move |node| fleet.is_away(node, takeover)));
+        let fleet = peers.clone();
+        archive.heard_by(Arc::new(move || fleet.seen_by_all()));
         archive.start(
             Arc::new(move |digest, link| {
                 let lookup = bringing.clone();

@@ -120,6 +120,14 @@ impl Operations for NodeOperations {
         Box::pin(async move { self.archive.verify(subset, mend).await.context("verify the archive") })
     }
 
+    fn archive_plan_compaction(&self) -> BoxFuture<'_, Result<archive::Compaction>> {
+        Box::pin(async move { self.archive.plan_compaction().await.context("plan a compaction of the archive") })
+    }
+
+    fn archive_compact(&self) -> BoxFuture<'_, Result<archive::Compaction>> {
+        Box::pin(async move { self.archive.compact().await.context("compact the archive") })
+    }
+
     fn archive_start_over(&self) -> BoxFuture<'_, Result<u64>> {
         Box::pin(async move { self.archive.start_over().await.context("start the archive over") })
     }

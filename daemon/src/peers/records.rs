@@ -3,6 +3,8 @@
 use std::collections::HashMap;
 use std::time::{Duration, Instant};
 
+use larder_protocol::vector::VersionVector;
+
 use super::acks::REMEMBER;
 use super::sync::seen_by_all;
 use super::{Inner, Peers};
@@ -40,6 +42,14 @@ pub(super) async fn keep(peers: Peers) {
         }
     }
     let _ = inner.remember(remembered.elapsed()).await;
+}
+
+impl Peers {
+    /// What every member has seen that counts, when this node knows all that they knew then; `None`: nothing can be said. A member that is away counts with
+    /// what it had seen, until it was silent for `records.lapse_after`.
+    pub fn seen_by_all(&self) -> Option<VersionVector> {
+        self.inner.seen_by_all()
+    }
 }
 
 impl Inner {
@@ -87,15 +97,19 @@ impl Inner {
         self.store.run(move |store| store.acknowledge(rows)).await
     }
 
-    /// Forgets what was deleted and everyone has heard of; says how much.
-    pub(super) async fn forget(&self) -> store::Result<usize> {
-        let lapse_after = self.records.lapse_after;
+    /// What everyone has seen that counts; `None`: nothing can be said.
+    pub(super) fn seen_by_all(&self) -> Option<VersionVector> {
         let said: HashMap<_, _> = self.acks.all().into_iter().collect();
         let others = self.members.others();
         // A member that was never heard has seen nothing.
         let said: Vec<_> = others.iter().map(|(member, _)| said.get(member).cloned().unwrap_or_default()).collect();
         let members = said.iter().map(|said| (&said.vector, Duration::from_millis(said.silent_ms)));
-        let Some(seen) = seen_by_all(&self.store.vector(), members, lapse_after) else { return Ok(0) };
+        seen_by_all(&self.store.vector(), members, self.records.lapse_after)
+    }
+
+    /// Forgets what was deleted and everyone has heard of; says how much.
+    pub(super) async fn forget(&self) -> store::Result<usize> {
+        let Some(seen) = self.seen_by_all() else { return Ok(0) };
         let (archived, kept_ms) = (self.archived.get().cloned(), self.records.tombstones_kept.as_millis() as u64);
         let purged = self.store.run(move |store| {
             let archived: HashMap<_, _> = archived.map_or(Ok(Vec::new()), |archived| archived())?.into_iter().collect();

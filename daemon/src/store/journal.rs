@@ -501,6 +501,13 @@ pub(super) fn read(index: &Index, key: &Key) -> Result<Option<Record>> {
     index.row::<RecordRow>(table_of(kind), &row_key(kind, &bytes))?.map(|row| parse(&row.record)).transpose()
 }
 
+/// The same, with its number.
+pub(super) fn read_numbered(index: &Index, key: &Key) -> Result<Option<Numbered>> {
+    let (kind, bytes) = (key.kind(), key.to_bytes());
+    let row = index.row::<RecordRow>(table_of(kind), &row_key(kind, &bytes))?;
+    row.map(|row| Ok(Numbered { origin: row.origin, sequence: row.sequence, record: parse(&row.record)? })).transpose()
+}
+
 /// Understands a record of ours.
 pub(super) fn parse(raw: &RawRecord) -> Result<Record> {
     raw.parse().map_err(|error| Error::Damaged { what: "a record in the index".to_owned(), detail: error.to_string() })

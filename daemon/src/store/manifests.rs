@@ -15,7 +15,7 @@ use serde::{Deserialize, Deserializer};
 
 use super::Store;
 use super::condition::Condition;
-use super::edges::{self, Holder};
+use super::edges::{self, Holder, Naming};
 use super::error::{Error, InvalidManifest, Result};
 use super::garbage::rely;
 use super::journal::Writing;
@@ -304,6 +304,17 @@ impl Store {
             Some(Value::Manifest(Manifest { media_type, bytes })) => Some(StoredManifest { media_type, bytes: bytes.into() }),
             _ => None,
         })
+    }
+
+    /// Manifests of a repository that name a blob, at most `limit`.
+    pub fn manifests_naming(&self, repository: &RepositoryName, blob: &Digest, limit: usize) -> Result<Vec<Digest>> {
+        let holders = edges::holders(&self.inner.index, blob, repository, None);
+        let manifests = holders.filter_map(|holder| match holder {
+            Ok(Holder::Manifest(digest, naming)) => naming.is(Naming::BLOB).then_some(Ok(digest)),
+            Ok(_) => None,
+            Err(error) => Some(Err(error)),
+        });
+        manifests.take(limit).collect()
     }
 
     /// Deletes a manifest and every tag that names it; `false` when there was none.

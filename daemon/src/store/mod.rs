@@ -370,6 +370,11 @@ impl Store {
         journal::read(&self.inner.index, key)
     }
 
+    /// The same, with its number.
+    pub fn numbered(&self, key: &Key) -> Result<Option<Numbered>> {
+        journal::read_numbered(&self.inner.index, key)
+    }
+
     /// Every member record; `None`: expelled.
     pub fn members(&self) -> Result<Vec<(NodeId, Option<Member>)>> {
         let member = |record: Record| match (record.key, record.value) {
