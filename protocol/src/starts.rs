@@ -103,9 +103,11 @@ mod tests {
     }
 
     #[test]
-    fn f11_what_is_told_under_another_life_says_only_what_is_known() {
-        let lists = vec![(None, starts(&[(3, 1), (5, 9)]))];
-        assert_eq!(fork(&starts(&[(3, 1)]), &Known { sure: 0, covered: 9, lists }), None);
+    fn f11_what_is_told_under_another_life_counts_as_all_that_there_was() {
+        let known = |list: &[(u64, u64)]| Known { sure: 0, covered: 9, lists: vec![(None, starts(list))] };
+        assert_eq!(fork(&starts(&[(3, 1)]), &known(&[(3, 1)])), None);
+        assert_eq!(fork(&starts(&[(3, 1)]), &known(&[(3, 1), (5, 9)])), Some(5), "a start that is not known here");
+        assert_eq!(fork(&starts(&[(3, 1), (4, 2)]), &known(&[(3, 1)])), Some(4), "one that was not known there");
     }
 
     #[test]
