@@ -145,7 +145,7 @@ async fn pull_once(inner: &Inner, link: &Arc<Link>) -> Result<Next> {
         let whole = part.whole;
         // ORDER: when all has come, so that the starts are among it.
         let fork = if whole { starts.fork(&inner.store, own, sure, told_of_own)? } else { None };
-        if whole && (fork.is_some() || wrong.is_some() || is_more) {
+        if whole && (wrong.is_some() || is_more) {
             inner.begin_life(link, own, fork, wrong).await?;
             return Ok(Next::AtOnce);
         }

@@ -46,7 +46,9 @@ impl Told {
 
     /// The last own number that the peer means the same by. `sure`: up to which it did for sure; `covered`: up to which it counts as known.
     pub(super) fn fork(&self, store: &Store, own: Origin, sure: u64, covered: u64) -> store::Result<Option<u64>> {
-        let lists = self.lives.get(&own).map(|life| life.lists.clone()).unwrap_or_default();
+        let mut lists = self.lives.get(&own).map(|life| life.lists.clone()).unwrap_or_default();
+        // What a clone told in a life of its own is settled there.
+        lists.retain(|(number, _)| number.is_some());
         store.fork(own, &Known { sure, covered, lists })
     }
 

@@ -294,7 +294,7 @@ impl World {
             let wrong = disk.first_wrong(&returned);
             pull.starts.extend(returned.iter().filter(|it| matches!(it.record.key, Key::Starts(_))).cloned());
             let fork = disk.fork(&pull.starts, pull.sure, covered.get(&pull.own));
-            if fork.is_some() || wrong.is_some() || is_more {
+            if wrong.is_some() || is_more {
                 return self.begin_life(to, from, fork, wrong);
             }
             pull.confirmed.extend(returned.iter().map(|it| it.sequence));

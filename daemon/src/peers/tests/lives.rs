@@ -100,7 +100,15 @@ async fn f11_two_nodes_with_one_folder_are_found_out_and_lose_nothing() {
     assert_eq!(a.node(), clone.node());
     let (two, three) = (a.push_image("two").await, clone.push_image("three").await);
     // They push each other off the wire, and each has its turns.
-    until("what both wrote is with the third", || b.tag("two") == Some(two) && b.tag("three") == Some(three)).await;
+    let both = || b.tag("two") == Some(two) && b.tag("three") == Some(three);
+    for _ in 0..400 {
+        // Who was pushed off waits longer each time.
+        if both() {
+            break;
+        }
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+    until("what both wrote is with the third", both).await;
     until("and it has found the clone", || b.metrics.cloned_nodes.get() == 1).await;
     assert!(a.metrics.lives.get() + clone.metrics.lives.get() >= 1);
     drop(clone.stop().await);
