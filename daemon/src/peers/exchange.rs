@@ -144,8 +144,8 @@ async fn pull_once(inner: &Inner, link: &Arc<Link>) -> Result<Next> {
         }
         let whole = part.whole;
         // ORDER: when all has come, so that the starts are among it.
-        let fork = if whole { starts.fork(&inner.store, own, sure, told_of_own)? } else { None };
         if whole && (wrong.is_some() || is_more) {
+            let fork = starts.fork(&inner.store, own, sure, told_of_own)?;
             inner.begin_life(link, own, fork, wrong).await?;
             return Ok(Next::AtOnce);
         }
