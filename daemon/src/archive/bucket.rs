@@ -19,6 +19,7 @@ use super::encrypted::{Encrypted, Keyring};
 use super::front::Front;
 use super::ledger::Ledger;
 use super::s3::S3;
+use super::signed::ReadUrl;
 use super::thaw::Seen;
 
 /// An object on its way in.
@@ -112,8 +113,8 @@ pub trait Bucket: Send + Sync + fmt::Debug {
 pub struct S3Settings {
     /// To whom packs are encrypted, and as whom they are read.
     pub keyring: Arc<Keyring>,
-    /// Where packs are read, when that is not the bucket itself; without a slash at its end.
-    pub read_url: Option<String>,
+    /// Where packs are read, when that is not the bucket itself.
+    pub read_url: Option<ReadUrl>,
     /// A server that is not AWS.
     pub endpoint: Option<String>,
     /// The bucket's region.
@@ -140,7 +141,7 @@ pub async fn open(url: &ArchiveUrl, settings: &S3Settings, ledger: &Ledger) -> R
         ArchiveUrl::S3 { bucket, prefix } => {
             let s3 = Arc::new(S3::new(bucket, prefix, settings, ledger.clone())?);
             match &settings.read_url {
-                Some(base) => Arc::new(Front::new(s3, base, ledger.clone())?),
+                Some(url) => Arc::new(Front::new(s3.clone(), url, s3.clock(), ledger.clone())?),
                 None => s3,
             }
         }

@@ -216,6 +216,9 @@ pub enum Error {
     /// An identity, or the file that has it.
     #[error("{0}")]
     Identity(String),
+    /// The private key of `archive.read_url_key_file`.
+    #[error("sign what archive.read_url is asked for: {0}")]
+    SigningKey(String),
     /// An object that is encrypted, and not for this node.
     #[error("read {key}: it is encrypted, {why}; name a file with the identity in archive.identity_file, or give it by --identity FILE")]
     Locked {

@@ -2,17 +2,20 @@
 //!
 //! Everything is written to the bucket, listed there, and read there when the other address fails, or breaks off: then from the byte that came last. Names of packs and checkpoints are used
 //! once, so no copy is ever out of date; whose bucket it is, is always asked of the bucket. What comes is believed no more than what the bucket gives.
+//!
+//! Where it wants to know who asks, each request is signed (`signed`), by the time that the bucket goes by; a refusal whose time is another corrects that, and is asked once more (F14).
 
-use std::fmt;
+use std::fmt::{self, Write as _};
 use std::ops::Range;
-use std::sync::Arc;
-use std::time::Duration;
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
 use futures_util::future::BoxFuture;
 use futures_util::stream::{self, StreamExt};
-use http::{Request, StatusCode, header};
-use http_body_util::{BodyExt, BodyStream, Empty};
+use http::{Request, Response, StatusCode, header};
+use http_body_util::combinators::BoxBody;
+use http_body_util::{BodyExt, BodyStream, Empty, Limited};
 use hyper_rustls::{HttpsConnector, HttpsConnectorBuilder};
 use hyper_util::client::legacy::Client;
 use hyper_util::client::legacy::connect::HttpConnector;
@@ -21,59 +24,114 @@ use hyper_util::rt::TokioExecutor;
 use crate::config::{Prices, Tier};
 
 use super::bucket::{Bucket, Chunks, Object, Page};
+use super::clock::Clock;
 use super::ledger::Ledger;
+use super::signed::{self, ReadUrl};
 use super::thaw::Seen;
 use super::{Error, keys};
 
 /// An answer must begin by then, and go on by then.
 const PATIENCE: Duration = Duration::from_secs(15);
+/// Most bytes that are read of a refusal.
+const REFUSAL_SIZE_MAX: usize = 16 << 10;
+/// A request that was signed by a clock so far behind is worth another.
+const SKEW_MIN: Duration = Duration::from_secs(60);
 
 /// See the module.
 pub struct Front {
     inner: Arc<dyn Bucket>,
-    /// Without a slash at its end.
-    base: String,
+    url: ReadUrl,
     client: Client<HttpsConnector<HttpConnector>, Empty<Bytes>>,
+    clock: Clock,
     ledger: Ledger,
+    /// The last refusal that a person was told of.
+    told: Mutex<&'static str>,
 }
 
 impl fmt::Debug for Front {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "Front({} of {:?})", self.base, self.inner)
+        write!(f, "Front({} of {:?})", self.url.base, self.inner)
     }
 }
 
 impl Front {
-    /// `base` and a key are an object's address. Asks for nothing.
+    /// The URL's base and a key are an object's address. Asks for nothing.
     ///
     /// # Errors
     /// The system's certificates can't be read.
-    pub fn new(inner: Arc<dyn Bucket>, base: &str, ledger: Ledger) -> Result<Self, Error> {
+    pub(super) fn new(inner: Arc<dyn Bucket>, url: &ReadUrl, clock: Clock, ledger: Ledger) -> Result<Self, Error> {
         let provider = rustls::crypto::aws_lc_rs::default_provider();
         let builder = HttpsConnectorBuilder::new().with_provider_and_native_roots(provider);
         let builder =
             builder.map_err(|source| Error::Io { doing: "read the system's certificates", path: "/etc/ssl/certs".into(), source })?;
         let client = Client::builder(TokioExecutor::new()).build(builder.https_or_http().enable_http1().build());
-        Ok(Self { inner, base: base.to_owned(), client, ledger })
+        Ok(Self { inner, url: url.clone(), client, clock, ledger, told: Mutex::new("") })
     }
 
     /// The bytes as they come, or why they don't.
     async fn ask(&self, key: &str, range: &Range<u64>) -> Result<Pieces, String> {
-        let last = range.end - 1;
-        let request = Request::get(format!("{}/{key}", self.base)).header(header::RANGE, format!("bytes={}-{last}", range.start));
+        let (mut answer, signed) = self.send(key, range).await?;
+        if answer.status() == StatusCode::FORBIDDEN && self.url.signing.is_some() {
+            if let Some(date) = answer.headers().get(header::DATE).and_then(|date| date.to_str().ok()) {
+                self.clock.learn(date);
+            }
+            if self.clock.now().duration_since(signed).is_ok_and(|behind| behind > SKEW_MIN) {
+                (answer, _) = self.send(key, range).await?;
+            }
+        }
+        let found = answer.headers().get(header::CONTENT_RANGE).and_then(|found| found.to_str().ok()).unwrap_or("none").to_owned();
+        if answer.status() != StatusCode::PARTIAL_CONTENT || !found.starts_with(&format!("bytes {}-{}/", range.start, range.end - 1)) {
+            return Err(self.refusal(answer, &found).await);
+        }
+        let body = BodyStream::new(answer.into_body());
+        Ok(body.filter_map(|frame| std::future::ready(frame.map(|frame| frame.into_data().ok()).transpose())).boxed())
+    }
+
+    /// An answer, and by what time it was asked for.
+    async fn send(&self, key: &str, range: &Range<u64>) -> Result<(Response<Body>, SystemTime), String> {
+        let now = self.clock.now();
+        let mut url = format!("{}/{}", self.url.base, encoded(key));
+        if let Some(signing) = &self.url.signing {
+            url = signing.sign(&url, now)?;
+        }
+        let request = Request::get(url).header(header::RANGE, format!("bytes={}-{}", range.start, range.end - 1));
         let request = request.body(Empty::new()).map_err(|error| error.to_string())?;
         self.ledger.front_asked();
         let answer = tokio::time::timeout(PATIENCE, self.client.request(request)).await.map_err(|_| "no answer came".to_owned())?;
         let answer = answer.map_err(|error| error.to_string())?;
-        let found = answer.headers().get(header::CONTENT_RANGE).and_then(|found| found.to_str().ok()).unwrap_or("none").to_owned();
-        if answer.status() != StatusCode::PARTIAL_CONTENT || !found.starts_with(&format!("bytes {}-{last}/", range.start)) {
-            return Err(format!("it answered {} with range {found:?}", answer.status()));
+        Ok((answer.map(|body| body.map_err(|error| error.to_string()).boxed()), now))
+    }
+
+    /// What an answer says that is not what was asked for. Who can mend it is told once.
+    async fn refusal(&self, answer: Response<Body>, found: &str) -> String {
+        let status = answer.status();
+        let why = format!("it answered {status} with range {found:?}");
+        if status != StatusCode::FORBIDDEN {
+            return why;
         }
-        let body = BodyStream::new(answer.into_body().map_err(|error| error.to_string()));
-        Ok(body.filter_map(|frame| std::future::ready(frame.map(|frame| frame.into_data().ok()).transpose())).boxed())
+        let body = tokio::time::timeout(PATIENCE, Limited::new(answer.into_body(), REFUSAL_SIZE_MAX).collect()).await;
+        let body = body.ok().and_then(Result::ok).map(|body| body.to_bytes()).unwrap_or_default();
+        let advice = signed::advice(self.url.signing.is_some(), &String::from_utf8_lossy(&body));
+        if !advice.is_empty() && std::mem::replace(&mut *self.told.lock().expect("never held across a panic"), advice) != advice {
+            tracing::warn!(url = self.url.base, "archive.read_url refuses what it is asked for, and the bucket is asked instead{advice}");
+        }
+        why
     }
 }
 
+/// A key as it stands in an URL: what is no plain letter of a path is escaped.
+fn encoded(key: &str) -> String {
+    key.bytes().fold(String::with_capacity(key.len()), |mut url, byte| {
+        match byte {
+            b'/' | b'-' | b'.' | b'_' | b'~' | b'0'..=b'9' | b'A'..=b'Z' | b'a'..=b'z' => url.push(byte.into()),
+            _ => _ = write!(url, "%{byte:02X}"),
+        }
+        url
+    })
+}
+
+/// An answer's.
+type Body = BoxBody<Bytes, String>;
 /// Bytes of an answer.
 type Pieces = stream::BoxStream<'static, Result<Bytes, String>>;
 
@@ -188,7 +246,7 @@ impl Bucket for Front {
 
 #[cfg(test)]
 mod tests {
-    use super::super::body::Body;
+    use super::super::body::Body as Content;
     use super::super::bucket::get_whole;
     use super::super::directory::Directory;
     use super::*;
@@ -224,11 +282,14 @@ mod tests {
         let ledger = Ledger::new(None, Default::default());
         let inner = Arc::new(Directory::open(folder.path(), ledger.clone()).await.expect("a bucket"));
         for key in [KEY, "v1/cluster"] {
-            let body =
-                Body::new(vec![Piece::Bytes(Bytes::from_static(CONTENT))].into(), Arc::new(|_| Err(std::io::ErrorKind::NotFound.into())));
+            let body = Content::new(
+                vec![Piece::Bytes(Bytes::from_static(CONTENT))].into(),
+                Arc::new(|_| Err(std::io::ErrorKind::NotFound.into())),
+            );
             inner.put_once(Object { key: key.to_owned(), crc64: link_of(CONTENT).crc64, body }).await.expect("put");
         }
-        let front = Front::new(inner, base, ledger.clone()).expect("certificates");
+        let url = ReadUrl { base: base.to_owned(), signing: None };
+        let front = Front::new(inner, &url, Clock::default(), ledger.clone()).expect("certificates");
         (folder, front, ledger)
     }
 
@@ -236,6 +297,12 @@ mod tests {
         format!(
             "HTTP/1.1 206 Partial Content\r\nContent-Range: bytes {range}/14\r\nContent-Length: {length}\r\nConnection: close\r\n\r\n{body}"
         )
+    }
+
+    #[test]
+    fn keys_are_escaped_as_urls_want_them() {
+        assert_eq!(encoded("fleet/v1/packs/a-1/000000000001.GLACIER.tar.age"), "fleet/v1/packs/a-1/000000000001.GLACIER.tar.age");
+        assert_eq!(encoded("a team's/50%+\"\u{e9}"), "a%20team%27s/50%25%2B%22%C3%A9");
     }
 
     #[tokio::test]

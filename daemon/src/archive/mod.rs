@@ -62,6 +62,7 @@ use self::plan::Limits;
 mod body;
 mod bucket;
 mod checkpoint;
+mod clock;
 mod cluster;
 mod compact;
 mod cost;
@@ -88,6 +89,7 @@ mod queue;
 mod refill;
 mod restore;
 mod s3;
+mod signed;
 mod tail;
 #[cfg(test)]
 mod tests;
@@ -309,7 +311,7 @@ impl Archive {
         }
         let s3 = S3Settings {
             keyring,
-            read_url: it.read_url.clone(),
+            read_url: signed::read_url(it)?,
             endpoint: it.endpoint.clone(),
             region: it.region.clone(),
             path_style: it.path_style,

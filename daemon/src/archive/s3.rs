@@ -32,6 +32,7 @@ use tokio::sync::OnceCell;
 use crate::config::{Prices, Sse, Tier};
 
 use super::bucket::{Bucket, Chunks, Object, Page, S3Settings};
+use super::clock::Clock;
 use super::ledger::{Ledger, Request};
 use super::thaw::Seen;
 use super::{Error, body, keys};
@@ -83,6 +84,11 @@ impl S3 {
         let id = if prefix.is_empty() { format!("s3://{bucket}") } else { format!("s3://{bucket}/{prefix}") };
         let (bucket, prefix) = (bucket.to_owned(), prefix.to_owned());
         Ok(Self { id, bucket, prefix, settings: settings.clone(), ledger, client: OnceCell::new(), mend: mend::Mend::default() })
+    }
+
+    /// The time by which requests to this bucket are signed.
+    pub(super) fn clock(&self) -> Clock {
+        self.mend.clock.clone()
     }
 
     /// The client, made at the first request.

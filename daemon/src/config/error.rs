@@ -223,6 +223,9 @@ pub enum Fault {
     /// Content over a line on which anybody may read it.
     #[error("whoever is on the way could read what comes from there; it has to be https://, or an address of this host")]
     PlainReadUrl,
+    /// No name of a CDN's key.
+    #[error("a public key at CloudFront is named by its id: K2JCJMDEHXQW5F")]
+    KeyId,
     /// Nobody to encrypt to.
     #[error("{0}")]
     Recipient(InvalidRecipient),

@@ -295,6 +295,10 @@ pub struct Archive {
     pub multipart_above: u64,
     /// Where packs are read, when that is not the bucket itself; without a slash at its end.
     pub read_url: Option<String>,
+    /// What the CDN there calls the key that signs what it is asked for.
+    pub read_url_key_id: Option<String>,
+    /// PEM: that private key.
+    pub read_url_key_file: Option<PathBuf>,
     /// Who can read what this node archives; nobody in particular when there is none.
     pub recipients: Vec<Recipient>,
     /// The file with the identities by which this node reads what is encrypted.
@@ -405,6 +409,8 @@ impl Default for Config {
                 pack_size: 512 * MIB,
                 multipart_above: 5 * 1024 * MIB,
                 read_url: None,
+                read_url_key_id: None,
+                read_url_key_file: None,
                 recipients: Vec::new(),
                 identity_file: None,
                 sse: Sse::None,

@@ -41,6 +41,17 @@ pub(super) fn read_url(value: &Value) -> Result<Option<String>, Fault> {
     }
 }
 
+/// A public key's id at the CDN; it goes into a query.
+pub(super) fn key_id(value: &Value) -> Result<Option<String>, Fault> {
+    match value.text()? {
+        "" => Ok(None),
+        id if id.len() > KEY_LENGTH_MAX || !id.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-_.".contains(&byte)) => {
+            Err(Fault::KeyId)
+        }
+        id => Ok(Some(id.to_owned())),
+    }
+}
+
 /// The key's id, ARN or alias; it goes into a header.
 pub(super) fn kms_key(value: &Value) -> Result<Option<String>, Fault> {
     match value.text()? {
@@ -55,5 +66,11 @@ pub(super) fn check(archive: &Archive) -> Result<(), (&'static str, Fault)> {
     if archive.sse_kms_key.is_some() && archive.sse != Sse::Kms {
         return Err(("archive.sse_kms_key", Fault::Lonely { other: "archive.sse = \"aws:kms\"" }));
     }
-    Ok(())
+    let (url, id, file) = (archive.read_url.is_some(), archive.read_url_key_id.is_some(), archive.read_url_key_file.is_some());
+    match (url, id, file) {
+        (_, true, false) => Err(("archive.read_url_key_id", Fault::Lonely { other: "archive.read_url_key_file" })),
+        (_, false, true) => Err(("archive.read_url_key_file", Fault::Lonely { other: "archive.read_url_key_id" })),
+        (false, true, true) => Err(("archive.read_url_key_id", Fault::Lonely { other: "archive.read_url" })),
+        _ => Ok(()),
+    }
 }

@@ -146,6 +146,8 @@ pub(super) const SETTINGS: &[Setting] = settings! {
     "archive.pack_size" => |draft, value| draft.config.archive.pack_size = value.size(MIB, 4096 * MIB)?;
     "archive.multipart_above" => |draft, value| draft.config.archive.multipart_above = value.size(5 * MIB, 5 * 1024 * MIB)?;
     "archive.read_url" => |draft, value| draft.config.archive.read_url = sealing::read_url(value)?;
+    "archive.read_url_key_id" => |draft, value| draft.config.archive.read_url_key_id = sealing::key_id(value)?;
+    "archive.read_url_key_file" => |draft, value| draft.config.archive.read_url_key_file = tls::file(value)?;
     "archive.recipients" => |draft, value| draft.config.archive.recipients = sealing::recipients(value)?;
     "archive.identity_file" => |draft, value| draft.config.archive.identity_file = tls::file(value)?;
     "archive.sse" => |draft, value| draft.config.archive.sse = sealing::sse(value)?;

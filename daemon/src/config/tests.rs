@@ -182,6 +182,14 @@ fn s43_mistakes_are_named_with_file_line_key_and_mend() {
         "larder.toml:2: archive.read_url = \"http://cdn.example.org\": whoever is on the way",
     );
     refused("[archive]\nread_url = 'cdn.example.org'\n", "larder.toml:2: archive.read_url = \"cdn.example.org\": this is no URL");
+    let read = "[archive]\nread_url = 'https://cdn.example.org'\n";
+    refused(&format!("{read}read_url_key_id = 'K 1'\n"), "larder.toml:3: archive.read_url_key_id = \"K 1\": a public key at CloudFront is");
+    refused(&format!("{read}read_url_key_id = 'K1'\n"), "this is of no use without archive.read_url_key_file");
+    refused(&format!("{read}read_url_key_file = '/k'\n"), "this is of no use without archive.read_url_key_id");
+    refused(
+        "[archive]\nread_url_key_id = 'K1'\nread_url_key_file = '/k'\n",
+        "archive.read_url_key_id = \"K1\": this is of no use without archive.read_url",
+    );
     let slip = "age1nz7hctqwcxsuwqfxq2x4czw7kkkvaghhlaskecarwylyw6988cysn53k77";
     refused(&format!("[archive]\nrecipients = ['{slip}']\n"), "larder.toml:2: archive.recipients = [\"age1nz");
     refused(&format!("[archive]\nrecipients = ['{slip}']\n"), "is none, or has a slip in it");

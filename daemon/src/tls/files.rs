@@ -116,7 +116,11 @@ fn certified(chain: Vec<CertificateDer<'static>>, key: &PrivateKeyDer<'static>, 
     Ok(certified)
 }
 
-fn private_key(path: &Path) -> Result<PrivateKeyDer<'static>, Error> {
+/// The private key of a PEM file: PKCS #8, PKCS #1 or SEC 1.
+///
+/// # Errors
+/// It can't be read, has no such key, or others may read it.
+pub fn private_key(path: &Path) -> Result<PrivateKeyDer<'static>, Error> {
     let found = fs::metadata(path).map_err(|source| Error::Read { doing: READ_KEY, path: path.to_owned(), source })?;
     // S42: a group may be meant, as Debian's ssl-cert is; everybody never is.
     if found.mode() & 0o007 != 0 || found.mode() & 0o020 != 0 {

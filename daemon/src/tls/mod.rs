@@ -50,7 +50,7 @@ pub use challenge::Challenges;
 pub use client::{Certificate, Client};
 pub use connector::{Connector, connect, connector};
 pub use error::Error;
-pub use files::{certificates, check_pair, host_names, is_self_issued, pem};
+pub use files::{certificates, check_pair, host_names, is_self_issued, pem, private_key};
 
 use files::Files;
 

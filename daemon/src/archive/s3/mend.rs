@@ -1,19 +1,20 @@
 //! What mends itself between two attempts of a request: credentials that ended or were rotated (F37), and a clock that is wrong (F14).
 //!
-//! A refusal that says so makes the next attempt look the credentials up anew, from environment, files and instance, or sign with the server's time. The
+//! A refusal that says so makes the next attempt look the credentials up anew, from environment, files and instance, or sign with the server's time (`clock`). The
 //! server's answer came over a connection that is trusted with the bucket's content, so its `Date` is as well.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, SystemTime};
 
 use aws_config::default_provider::credentials::DefaultCredentialsChain;
 use aws_credential_types::provider::{self, future};
 use aws_sdk_s3::config::retry::{ClassifyRetry, RetryAction};
 use aws_sdk_s3::config::{Credentials, ProvideCredentials, Region};
-use aws_sdk_s3::primitives::{DateTime, DateTimeFormat};
 use aws_smithy_async::time::TimeSource;
 use aws_smithy_runtime_api::client::interceptors::context::InterceptorContext;
+
+use super::super::clock::Clock;
 
 /// Codes that new credentials may answer.
 const CREDENTIALS: [&str; 6] =
@@ -29,8 +30,7 @@ const REFUSAL_SIZE_MAX: usize = 64 << 10;
 #[derive(Clone, Debug, Default)]
 pub(super) struct Mend {
     stale: Arc<AtomicBool>,
-    /// Seconds that the server's clock is ahead of this host's.
-    ahead: Arc<AtomicI64>,
+    pub(super) clock: Clock,
 }
 
 impl ClassifyRetry for Mend {
@@ -43,11 +43,9 @@ impl ClassifyRetry for Mend {
             return RetryAction::transient_error();
         }
         if TIME.contains(&code)
-            && let Some(ahead) = answer.headers().get("date").and_then(|date| seconds_ahead(date, SystemTime::now()))
+            && let Some(date) = answer.headers().get("date")
+            && self.clock.learn(date)
         {
-            if (self.ahead.swap(ahead, Ordering::AcqRel) - ahead).abs() > 1 {
-                tracing::warn!(ahead, "this host's clock is not the bucket's: requests are signed with the bucket's time; set the clock");
-            }
             return RetryAction::transient_error();
         }
         RetryAction::NoActionIndicated
@@ -60,7 +58,7 @@ impl ClassifyRetry for Mend {
 
 impl TimeSource for Mend {
     fn now(&self) -> SystemTime {
-        shifted(SystemTime::now(), self.ahead.load(Ordering::Acquire))
+        self.clock.now()
     }
 }
 
@@ -116,30 +114,9 @@ fn code(body: &[u8]) -> Option<&str> {
     Some(text.split_once("<Code>")?.1.split_once("</Code>")?.0.trim())
 }
 
-fn seconds_ahead(date: &str, now: SystemTime) -> Option<i64> {
-    let server = DateTime::from_str(date, DateTimeFormat::HttpDate).ok()?.secs();
-    let own = i64::try_from(now.duration_since(UNIX_EPOCH).ok()?.as_secs()).ok()?;
-    server.checked_sub(own)
-}
-
-fn shifted(time: SystemTime, seconds: i64) -> SystemTime {
-    let by = Duration::from_secs(seconds.unsigned_abs());
-    let shifted = if seconds < 0 { time.checked_sub(by) } else { time.checked_add(by) };
-    shifted.unwrap_or(time)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn f14_the_servers_time_is_read_and_followed() {
-        let boot = UNIX_EPOCH + Duration::from_secs(60);
-        let ahead = seconds_ahead("Wed, 25 Nov 2026 21:00:00 GMT", boot).expect("a date");
-        assert_eq!(shifted(boot, ahead), UNIX_EPOCH + Duration::from_secs(1_795_640_400));
-        assert_eq!(seconds_ahead("Wed, 25 Nov 2026 21:00:00 GMT", UNIX_EPOCH + Duration::from_secs(1_795_640_500)), Some(-100));
-        assert_eq!(seconds_ahead("yesterday", boot), None);
-    }
 
     #[test]
     fn a_refusals_code_is_found() {
