@@ -183,7 +183,8 @@ async fn s37_headers_of_others_are_told_and_not_believed() {
     assert!(restored.skipped[0].why.contains("another pack than its name"), "{restored:?}");
     // A pack whose header is damaged is for nobody: all stops, unless the loss is accepted.
     let mut bytes = std::fs::read(folder.path().join(&old)).expect("readable");
-    bytes[100] ^= 1;
+    // Another letter of base64: what is none is no header, and a pack without one is left out.
+    bytes[100] = if bytes[100] == b'A' { b'B' } else { b'A' };
     std::fs::write(folder.path().join(&new), bytes).expect("written");
     let third = node(&own.path().join("third"), 3).await;
     assert!(third.archive.restore(&url(folder.path()), with(IDENTITY)).await.is_err());
