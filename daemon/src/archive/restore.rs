@@ -74,7 +74,7 @@ pub(super) struct Work<'a> {
     pub any_cluster: bool,
     pub clusters: BTreeSet<ClusterId>,
     /// Packs that were listed and not opened.
-    frozen: BTreeMap<PackId, String>,
+    frozen: BTreeMap<PackId, Listed>,
     /// Of packs whose records were read: when they were last told of, and whether that was the end of them.
     pub told: BTreeMap<PackId, (Stamp, bool)>,
     pub report: Report,
@@ -156,7 +156,7 @@ impl Inner {
             None => work.packs_alone(url, mark.and_then(|mark| mark.cluster)).await?,
         };
         work.relocate().await?;
-        work.unknown_frozen().await?;
+        work.place_frozen().await?;
         work.bury().await?;
         let Work { report, .. } = work;
         let partial = !options.repositories.is_empty();
@@ -355,19 +355,36 @@ impl Work<'_> {
     async fn list(&mut self, known: &BTreeMap<Origin, u64>) -> Result<(Vec<(PackId, Listed)>, Vec<Skipped>), Error> {
         let (packs, strange) = tail::list(&*self.bucket, known).await?;
         let (frozen, packs) = packs.into_iter().partition::<Vec<_>, _>(|(_, listed)| keys::class_of(&listed.key).is_frozen());
-        self.frozen.extend(frozen.into_iter().map(|(id, listed)| (id, listed.key)));
+        self.frozen.extend(frozen);
         Ok((packs, strange))
     }
 
-    /// Frozen packs that nothing has told of: a crash left them, or what told of them is lost.
-    async fn unknown_frozen(&mut self) -> Result<(), Error> {
-        let frozen = std::mem::take(&mut self.frozen);
-        let unknown = self.inner.store.run(move |store| {
-            let is_unknown = |(id, key): (PackId, String)| Ok(store.pack(&id)?.is_none().then_some(key));
-            frozen.into_iter().map(is_unknown).filter_map(Result::transpose).collect::<Result<Vec<String>, crate::store::Error>>()
+    /// Frozen packs that nothing has told of: a crash left them, or what told of them is lost. And those that were told of in another bucket, of which this one is
+    /// a copy: of others the end says what lies in them, of these a record alone does.
+    async fn place_frozen(&mut self) -> Result<(), Error> {
+        let (frozen, bucket) = (std::mem::take(&mut self.frozen), self.bucket.id().to_owned());
+        let placed = self.inner.store.run(move |store| {
+            let (mut unknown, mut moved) = (Vec::new(), Vec::new());
+            for (id, listed) in frozen {
+                match store.pack(&id)? {
+                    None => unknown.push(listed.key),
+                    Some(archived) if archived.bucket != bucket && archived.size == listed.size => {
+                        let archived = Archived { bucket: bucket.clone(), object_key: listed.key, ..archived };
+                        moved.push((Key::Archived(id), Some(Value::Archived(archived))));
+                    }
+                    Some(_) => {}
+                }
+                if moved.len() >= PACKS_MOVED_AT_ONCE {
+                    store.commit(Commit { records: std::mem::take(&mut moved), settings: Vec::new() })?;
+                }
+            }
+            if !moved.is_empty() {
+                store.commit(Commit { records: moved, settings: Vec::new() })?;
+            }
+            Ok::<_, crate::store::Error>(unknown)
         });
         let why = "it is frozen, and nothing tells what lies in it: a push that a crash cut off, or what a lost pack told of";
-        self.report.skipped.extend(unknown.await?.into_iter().map(|key| Skipped { key, why: why.to_owned() }));
+        self.report.skipped.extend(placed.await?.into_iter().map(|key| Skipped { key, why: why.to_owned() }));
         Ok(())
     }
 
