@@ -431,10 +431,10 @@ impl Work<'_> {
         if dead.is_empty() {
             return Ok(());
         }
-        let ages = Arc::new(self.inner.ages(self.bucket.id()).await?);
+        let ranks = Arc::new(self.inner.ranks(self.bucket.id()).await?);
         for id in dead {
-            if ages.contains_key(&id) {
-                self.inner.retire(&self.bucket, id, &ages).await?;
+            if ranks.contains_key(&id) {
+                self.inner.retire(&self.bucket, id, &ranks).await?;
             }
         }
         Ok(())

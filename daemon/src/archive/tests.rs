@@ -24,6 +24,8 @@ const FIRST_PACK: Requests = Requests { put: 2, get: 1, list: 0, head: 0, delete
 pub(super) struct Flaky {
     bucket: Directory,
     pub(super) failures: AtomicUsize,
+    /// Frozen packs whose bytes were asked for: they are not given.
+    pub(super) frozen_gets: AtomicUsize,
     /// Nothing may be deleted.
     pub(super) locked: AtomicBool,
     keys: Mutex<Vec<String>>,
@@ -57,6 +59,11 @@ impl Bucket for Flaky {
         })
     }
     fn get_range<'a>(&'a self, key: &'a str, range: Range<u64>) -> BoxFuture<'a, Result<Chunks, Error>> {
+        if keys::class_of(key).is_frozen() {
+            self.frozen_gets.fetch_add(1, Ordering::SeqCst);
+            let error = Error::Frozen { key: key.to_owned(), bucket: self.id().to_owned(), ready_in: None };
+            return Box::pin(std::future::ready(Err(error)));
+        }
         self.bucket.get_range(key, range)
     }
     fn delete<'a>(&'a self, key: &'a str) -> BoxFuture<'a, Result<(), Error>> {
@@ -109,7 +116,13 @@ pub(super) async fn node_with(folder: &std::path::Path, seed: u8, keyring: Keyri
     let metrics = Arc::<Metrics>::default();
     let ledger = Ledger::new(None, metrics.clone());
     let bucket = Directory::open(folder, ledger.clone()).await.expect("a bucket");
-    let flaky = Arc::new(Flaky { bucket, failures: AtomicUsize::new(0), locked: AtomicBool::new(false), keys: Mutex::default() });
+    let flaky = Arc::new(Flaky {
+        bucket,
+        failures: AtomicUsize::new(0),
+        frozen_gets: AtomicUsize::new(0),
+        locked: AtomicBool::new(false),
+        keys: Mutex::default(),
+    });
     let keyring = Arc::new(keyring);
     let bucket = Arc::new(Encrypted::new(flaky.clone(), keyring.clone()));
     let s3 = S3Settings {
@@ -201,6 +214,7 @@ mod checkpoints;
 mod compaction;
 mod damage;
 mod encryption;
+mod frozen;
 mod strangers;
 mod verify;
 

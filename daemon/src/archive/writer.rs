@@ -521,8 +521,7 @@ impl Inner {
         let ending = bucket.ending();
         let ready = self.store.run(move |store| {
             let Planned { plan, missing, found } = planned;
-            let saved = store.setting(SEQUENCE)?.and_then(|bytes| std::str::from_utf8(&bytes).ok()?.parse::<u64>().ok());
-            let sequence = saved.unwrap_or(0) + 1;
+            let sequence = last_sequence(store)? + 1;
             // ORDER: the number is durable before an object has it, so that no name is ever used for two contents.
             store.commit(Commit { records: Vec::new(), settings: vec![(SEQUENCE.to_owned(), Some(sequence.to_string().into()))] })?;
             let id = PackId { origin: Origin { node: key, ..store.origin() }, sequence };
@@ -655,6 +654,11 @@ pub(super) fn open_blob(store: Store) -> OpenBlob {
 /// Reads a row of [`MISSING`].
 pub fn missing_row(name: &str, value: &[u8]) -> Option<(Digest, Link)> {
     Some((name.strip_prefix(MISSING)?.parse().ok()?, serde_json::from_slice(value).ok()?))
+}
+
+/// The sequence of this node's last pack; 0 before the first.
+pub(super) fn last_sequence(store: &Store) -> Result<u64, store::Error> {
+    Ok(store.setting(SEQUENCE)?.and_then(|bytes| std::str::from_utf8(&bytes).ok()?.parse().ok()).unwrap_or(0))
 }
 
 /// The wait after so many failures in a row: doubled each time, and spread so that nodes don't come back all at once.

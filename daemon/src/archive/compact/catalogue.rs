@@ -7,30 +7,32 @@ use larder_protocol::digest::Digest;
 use larder_protocol::record::{Archived, PackId};
 use larder_protocol::stamp::NodeId;
 
+use crate::config::Prices;
 use crate::store::{self, Store};
 
+use super::super::bucket::Bucket;
 use super::super::{Error, Inner, PACKS_LISTED_MAX, PACKS_PAGE, keys, queue};
-use super::plan::{Pack, keeper};
+use super::plan::{Pack, Rank, Rates, keeper};
 
 /// No object is larger; what records of others say adds up to something that can be counted with.
 pub(super) const SIZE_COUNTED_MAX: u64 = 1 << 43;
 
-/// When the packs of a bucket were written.
-pub(in super::super) type Ages = HashMap<PackId, u64>;
+/// How much the packs of a bucket count.
+pub(in super::super) type Ranks = HashMap<PackId, Rank>;
 /// Whether this node compacts a writer's packs.
 pub(super) type Compacts = dyn Fn(&NodeId) -> bool + Send + Sync;
 
 impl Inner {
     /// Weighs every pack of a bucket. Takes two looks at the records of each pack, and three at the index for each blob.
-    pub(super) async fn weighed(&self, bucket: &str) -> Result<Vec<Pack>, Error> {
-        let (ages, compacts) = (Arc::new(self.ages(bucket).await?), self.compacts().await?);
-        let (mut packs, mut after) = (Vec::with_capacity(ages.len()), None::<PackId>);
+    pub(super) async fn weighed(&self, bucket: &Arc<dyn Bucket>) -> Result<Vec<Pack>, Error> {
+        let (ranks, compacts) = (Arc::new(self.ranks(bucket.id()).await?), self.compacts().await?);
+        let (mut packs, mut after) = (Vec::with_capacity(ranks.len()), None::<PackId>);
         loop {
-            let (ages, compacts, bucket) = (ages.clone(), compacts.clone(), bucket.to_owned());
+            let (ranks, compacts, bucket) = (ranks.clone(), compacts.clone(), bucket.clone());
             let page = self.store.run(move |store| {
                 let page = store.packs(after.as_ref(), PACKS_PAGE)?;
-                let here = page.iter().filter(|(id, archived)| archived.bucket == bucket && ages.contains_key(id));
-                let weighed = here.map(|(id, archived)| weigh(store, id, archived, &ages, compacts(&id.origin.node)));
+                let here = page.iter().filter(|(id, archived)| archived.bucket == bucket.id() && ranks.contains_key(id));
+                let weighed = here.map(|(id, archived)| weigh(store, id, archived, &ranks, bucket.prices(), compacts(&id.origin.node)));
                 Ok::<_, store::Error>((weighed.collect::<Result<Vec<_>, _>>()?, page.last().map(|(id, _)| *id)))
             });
             let (weighed, last) = page.await?;
@@ -60,24 +62,27 @@ impl Inner {
         Ok(compacts.await?)
     }
 
-    /// When each pack of a bucket was written, of those in the class that this node writes: packs of other classes, frozen ones among them, are left alone, and
-    /// hold nothing that anybody relies on here.
-    pub(in super::super) async fn ages(&self, bucket: &str) -> Result<Ages, Error> {
-        let mut ages = Ages::new();
+    /// How much each pack of a bucket counts.
+    pub(in super::super) async fn ranks(&self, bucket: &str) -> Result<Ranks, Error> {
+        let mut ranks = Ranks::new();
         self.each_pack(|id, archived| {
-            if archived.bucket == bucket && keys::class_of(&archived.object_key) == self.settings.class {
-                ages.insert(*id, archived.created_ms);
+            if archived.bucket == bucket {
+                let is_readable = !keys::class_of(&archived.object_key).is_frozen();
+                ranks.insert(*id, Rank { is_readable, created_ms: archived.created_ms });
             }
         })
         .await?;
-        Ok(ages)
+        Ok(ranks)
     }
 }
 
-fn weigh(store: &Store, id: &PackId, archived: &Archived, ages: &Ages, is_ours: bool) -> Result<Pack, store::Error> {
+fn weigh(store: &Store, id: &PackId, archived: &Archived, ranks: &Ranks, prices: &Prices, is_ours: bool) -> Result<Pack, store::Error> {
+    let class = keys::class_of(&archived.object_key);
     let mut pack = Pack {
         id: *id,
         key: archived.object_key.clone(),
+        rates: Rates::of(prices, &class),
+        class,
         size: archived.size.min(SIZE_COUNTED_MAX),
         created_ms: archived.created_ms,
         live_blobs: 0,
@@ -88,7 +93,7 @@ fn weigh(store: &Store, id: &PackId, archived: &Archived, ages: &Ages, is_ours: 
     };
     let size = pack.size;
     for place in archived.contents.iter().filter(|place| place.length <= size) {
-        if is_linked(store, &place.digest)? && keeper_of(store, &place.digest, ages)? == Some(*id) {
+        if is_linked(store, &place.digest)? && keeper_of(store, &place.digest, ranks)? == Some(*id) {
             pack.live_blobs += 1;
             pack.live_bytes = (pack.live_bytes + place.length).min(size);
             if store.blob(&place.digest)?.is_none() {
@@ -106,7 +111,7 @@ pub(super) fn is_linked(store: &Store, digest: &Digest) -> Result<bool, store::E
 }
 
 /// Which pack counts as holding a blob.
-pub(super) fn keeper_of(store: &Store, digest: &Digest, ages: &Ages) -> Result<Option<PackId>, store::Error> {
-    let holders = store.locations(digest)?.into_iter().filter_map(|(id, _, _)| Some((*ages.get(&id)?, id)));
+pub(super) fn keeper_of(store: &Store, digest: &Digest, ranks: &Ranks) -> Result<Option<PackId>, store::Error> {
+    let holders = store.locations(digest)?.into_iter().filter_map(|(id, _, _)| Some((*ranks.get(&id)?, id)));
     Ok(keeper(holders))
 }

@@ -26,7 +26,7 @@ use tokio_util::sync::CancellationToken;
 
 use serde::Serialize;
 
-use crate::config::Prices;
+use crate::config::{Prices, StorageClass};
 use crate::failpoint;
 use crate::store::Commit;
 
@@ -291,16 +291,19 @@ impl Inner {
         self.check_bucket(bucket, &mut self.turn.lock().await.checked).await?;
         // What waits goes first: else a checkpoint holds back what is younger, and a pack that was put and not recorded would be in the way.
         self.flush().await?;
+        // What a group counts for stays so while others are written: a blob counts in one pack.
+        let ranks = Arc::new(self.ranks(bucket.id()).await?);
         for group in &plan.rewrites {
-            let written = self.rewrite(bucket, group.packs.iter().map(|pack| pack.id).collect()).await?;
+            let is_frozen = group.packs[0].class.is_frozen();
+            let written = self.rewrite(bucket, group.packs.iter().map(|pack| pack.id).collect(), is_frozen, &ranks).await?;
             outcome.written_bytes += written.iter().map(|pack| pack.size).sum::<u64>();
             outcome.written.extend(written.into_iter().map(|pack| pack.key));
         }
         failpoint::pass("archive/compact/recorded-not-retired").map_err(failed)?;
-        let ages = Arc::new(self.ages(bucket.id()).await?);
+        let ranks = Arc::new(self.ranks(bucket.id()).await?);
         let going: Vec<PackId> = plan.groups().flat_map(|group| &group.packs).map(|pack| pack.id).collect();
         for pack in going {
-            outcome.retired += u64::from(self.retire(bucket, pack, &ages).await?);
+            outcome.retired += u64::from(self.retire(bucket, pack, &ranks).await?);
         }
         if outcome.retired > 0 {
             failpoint::pass("archive/compact/retired-no-checkpoint").map_err(failed)?;
@@ -324,7 +327,7 @@ impl Inner {
     }
 
     async fn plan_compaction(&self, bucket: &Arc<dyn Bucket>) -> Result<(Plan, Rules), Error> {
-        let packs = self.weighed(bucket.id()).await?;
+        let packs = self.weighed(bucket).await?;
         let checkpoint = self.last_checkpoint(bucket).await?.size;
         let rules = self.rules(bucket.prices(), packs.len(), checkpoint);
         let planned = tokio::task::spawn_blocking(move || (plan::plan(packs, &rules), rules));
@@ -333,15 +336,7 @@ impl Inner {
 
     fn rules(&self, prices: &Prices, packs: usize, checkpoint: u64) -> Rules {
         let Dial { wait, payback_max, bytes_max, .. } = self.settings.compact;
-        let class = prices.of(self.settings.class.name());
-        let rates = Rates {
-            put: class.put_thousand / 1000.0,
-            get: class.get_thousand / 1000.0,
-            list: prices.put_thousand / 1000.0,
-            storage_gb_month: class.storage_gb_month,
-            reading_gb: class.retrieval_gb + prices.transfer_gb,
-            days_min: class.days_min,
-        };
+        let rates = Rates::of(prices, &self.settings.class);
         let period = self.settings.verify_period.as_secs_f64();
         let pages = packs.min(tail::LISTED_MAX).div_ceil(1000).max(1) as f64;
         Rules {
@@ -356,6 +351,21 @@ impl Inner {
                 + RUN_GETS * rates.get
                 + RUN_LISTS * pages * rates.list,
             rates,
+            frozen_rates: self.settings.bulk.as_ref().map_or(rates, |class| Rates::of(prices, class)),
+        }
+    }
+}
+
+impl Rates {
+    fn of(prices: &Prices, class: &StorageClass) -> Self {
+        let class = prices.of(class.name());
+        Self {
+            put: class.put_thousand / 1000.0,
+            get: class.get_thousand / 1000.0,
+            list: prices.put_thousand / 1000.0,
+            storage_gb_month: class.storage_gb_month,
+            reading_gb: class.retrieval_gb + prices.transfer_gb,
+            days_min: class.days_min,
         }
     }
 }
@@ -418,7 +428,7 @@ fn going(group: &Group, rules: &Rules) -> Vec<Going> {
 fn words(why: Stays) -> &'static str {
     match why {
         Stays::Others => "another node compacts them",
-        Stays::Young => "they are younger than archive.compact_wait",
+        Stays::Young => "they are younger than archive.compact_wait, or than what their class is paid for at least",
         Stays::Newest => "they are the newest of their writers",
         Stays::Useful => "most of what is in them counts",
         Stays::Dear => "it would cost more than it saves within archive.compact_payback",

@@ -4,11 +4,16 @@
 //! pack holds too, and the records, which checkpoints have. A pack of which nothing counts is dropped. Packs that are mostly dead, and small ones that lie
 //! side by side in time, are gathered into groups; what counts of a group goes into new packs, and then the old ones are dropped.
 //!
+//! Packs that must thaw before they can be read go by the same rules, with those of their class alone, and after the least days that it is paid for. Of a blob that lies in one of them
+//! and in one that can be read at once, the latter is the keeper, and nothing of that counts as kept because it is frozen as well. Nothing is ever thawed for it: what counts of them
+//! comes from this disk or another node's, or they stay.
+//!
 //! Both are priced: `payback = (reading + puts + early deletion) / (what is saved a month)`, in months. What takes longer than
 //! [`Rules::payback_max`] is left as it is. The newest pack of each writer always stays: by it a restore knows whom that writer knew (see `trust`).
 
 use std::collections::BTreeMap;
 
+use crate::config::StorageClass;
 use larder_protocol::record::PackId;
 use larder_protocol::stamp::NodeId;
 
@@ -49,6 +54,10 @@ pub(super) struct Rates {
 pub(super) struct Pack {
     pub id: PackId,
     pub key: String,
+    /// As what it was put.
+    pub class: StorageClass,
+    /// What that costs.
+    pub rates: Rates,
     /// Bytes.
     pub size: u64,
     /// Milliseconds since 1970.
@@ -84,7 +93,10 @@ pub(super) struct Rules {
     pub looks_month: f64,
     /// What a run costs whatever it does: listings, two checkpoints, and reading them.
     pub run_cost: f64,
+    /// What new packs cost.
     pub rates: Rates,
+    /// What those cost into which goes what counts of frozen ones.
+    pub frozen_rates: Rates,
 }
 
 /// What something costs once, in dollars.
@@ -177,8 +189,17 @@ impl Plan {
     }
 }
 
-/// Which of the packs that hold a blob counts as holding it: the newest. All who know the same packs say the same.
-pub(super) fn keeper(holders: impl IntoIterator<Item = (u64, PackId)>) -> Option<PackId> {
+/// How much it counts that a pack holds a blob.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(in crate::archive) struct Rank {
+    /// It can be read at once: the more.
+    pub is_readable: bool,
+    /// Milliseconds since 1970: the later, the more.
+    pub created_ms: u64,
+}
+
+/// Which of the packs that hold a blob counts as holding it: the newest of those that can be read at once; else the newest. All who know the same packs say the same.
+pub(super) fn keeper(holders: impl IntoIterator<Item = (Rank, PackId)>) -> Option<PackId> {
     holders.into_iter().max().map(|(_, id)| id)
 }
 
@@ -186,19 +207,19 @@ pub(super) fn keeper(holders: impl IntoIterator<Item = (u64, PackId)>) -> Option
 pub(super) fn plan(mut packs: Vec<Pack>, rules: &Rules) -> Plan {
     packs.sort_by_key(|pack| (pack.created_ms, pack.id));
     let mut newest = BTreeMap::<NodeId, PackId>::new();
-    for pack in &packs {
+    for pack in packs.iter().filter(|pack| !pack.class.is_frozen()) {
         let last = newest.entry(pack.id.origin.node).or_insert(pack.id);
         *last = pack.id.max(*last);
     }
     let mut plan = Plan { run_cost: rules.run_cost, ..Plan::default() };
-    let (mut drops, mut candidates) = (Vec::new(), Vec::new());
+    let (mut drops, mut candidates) = (Vec::new(), BTreeMap::<StorageClass, Vec<_>>::new());
     for pack in packs {
         let is_small = pack.size < rules.pack_size / SMALL_PARTS;
         let is_dead = pack.live_blobs == 0;
         let is_mostly_dead = is_dead || dead_bytes(&pack) > pack.size / 2;
         let why = if !pack.is_ours {
             Some(Stays::Others)
-        } else if pack.created_ms.saturating_add(rules.wait_ms.max(rules.rates.days_min * DAY_MS)) > rules.now_ms {
+        } else if pack.created_ms.saturating_add(rules.wait_ms.max(pack.rates.days_min * DAY_MS)) > rules.now_ms {
             Some(Stays::Young)
         } else if newest.get(&pack.id.origin.node) == Some(&pack.id) {
             Some(Stays::Newest)
@@ -213,10 +234,10 @@ pub(super) fn plan(mut packs: Vec<Pack>, rules: &Rules) -> Plan {
             Some(why) if dead_bytes(&pack) > 0 => plan.stay(why, &[pack]),
             Some(_) => {}
             None if is_dead => drops.push(group(vec![pack], rules)),
-            None => candidates.push((pack, is_mostly_dead)),
+            None => candidates.entry(pack.class.clone()).or_default().push((pack, is_mostly_dead)),
         }
     }
-    let mut groups = gather(candidates, rules, &mut plan);
+    let mut groups: Vec<Group> = candidates.into_values().flat_map(|of_class| gather(of_class, rules, &mut plan)).collect();
     let is_worth = |group: &Group| group.spent.total() <= group.saved_month * rules.payback_max;
     let (drops, dear): (Vec<_>, Vec<_>) = drops.into_iter().partition(is_worth);
     dear.iter().for_each(|group| plan.stay(Stays::Dear, &group.packs));
@@ -272,9 +293,10 @@ fn gather(candidates: Vec<(Pack, bool)>, rules: &Rules, plan: &mut Plan) -> Vec<
     groups
 }
 
-/// Prices a group.
+/// Prices a group: packs of one class.
 pub(super) fn group(packs: Vec<Pack>, rules: &Rules) -> Group {
-    let Rates { put, get, list, storage_gb_month, reading_gb, days_min } = rules.rates;
+    let (Rates { get, list, storage_gb_month, reading_gb, days_min, .. }, is_frozen) = (packs[0].rates, packs[0].class.is_frozen());
+    let new = if is_frozen { rules.frozen_rates } else { rules.rates };
     let sum = |of: fn(&Pack) -> u64| packs.iter().map(of).sum::<u64>();
     let (size, moved, away) = (sum(|pack| pack.size), sum(|pack| pack.live_bytes), sum(|pack| pack.away_bytes));
     let (blobs, away_blobs) = (sum(|pack| pack.live_blobs as u64), sum(|pack| pack.away_blobs as u64));
@@ -282,6 +304,8 @@ pub(super) fn group(packs: Vec<Pack>, rules: &Rules) -> Group {
     let written = if blobs == 0 { 0 } else { moved + blobs * BLOB_OVERHEAD + new_packs * PACK_OVERHEAD };
     let gb = |bytes: u64| bytes as f64 / 1e9;
     let ends = sum(|pack| pack.size.min(END_SIZE));
+    // Nothing is read of what is frozen: neither its end, nor what counts of it.
+    let (gets, read) = if is_frozen { (0, 0) } else { (packs.len() as u64 + away_blobs, away + ends) };
     let until_ms = |pack: &Pack| rules.wait_ms.max((pack.created_ms.saturating_add(days_min * DAY_MS)).saturating_sub(rules.now_ms));
     let twice_days = packs.iter().map(until_ms).max().unwrap_or(0) as f64 / DAY_MS as f64;
     let fewer = packs.len() as f64 - new_packs as f64;
@@ -289,11 +313,11 @@ pub(super) fn group(packs: Vec<Pack>, rules: &Rules) -> Group {
         moved,
         freed: size.saturating_sub(written),
         spent: Spent {
-            reading: (packs.len() as u64 + away_blobs) as f64 * get + gb(away + ends) * reading_gb,
-            puts: new_packs as f64 * put,
-            early_deletion: gb(written) * storage_gb_month * twice_days / MONTH_DAYS,
+            reading: gets as f64 * get + gb(read) * reading_gb,
+            puts: new_packs as f64 * new.put,
+            early_deletion: gb(written) * new.storage_gb_month * twice_days / MONTH_DAYS,
         },
-        saved_month: (gb(size) - gb(written)) * storage_gb_month + fewer * rules.looks_month * list / 1000.0,
+        saved_month: gb(size) * storage_gb_month - gb(written) * new.storage_gb_month + fewer * rules.looks_month * list / 1000.0,
         packs,
     }
 }

@@ -9,6 +9,9 @@
 //!   places every blob of it that it links in another pack, which the bucket lists with its size;
 //! - the same holds of what this node knows now; and the ends of the packs that are relied on can be read.
 //!
+//! The end of a frozen pack can't be read. What lies in it was written down when it left the catalogue, and it brings no records; where what counts of it is frozen again, it must stand there as
+//! it was put: of the size that the record says, whose checksum the bucket has compared. Nothing that can be read at once goes because of what is frozen.
+//!
 //! Where a blob turns out to be linked that stands nowhere else, the pack goes back into the catalogue.
 //!
 //! CRASH: whatever was proven is proven again; an object that is gone is not listed, and its row goes.
@@ -18,7 +21,7 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
 
 use larder_protocol::digest::Digest;
-use larder_protocol::pack::Contents;
+use larder_protocol::pack::{Contents, Covered};
 use larder_protocol::record::{Archived, Key, Numbered, PackId, Value};
 use larder_protocol::stamp::NodeId;
 use larder_protocol::vector::{Origin, VersionVector};
@@ -42,7 +45,8 @@ struct Doomed {
     retired: Retired,
     since_ms: u64,
     archived: Archived,
-    contents: Contents,
+    /// Records that it brings.
+    covers: BTreeMap<Origin, Covered>,
 }
 
 /// What a checkpoint says that bears on the doomed.
@@ -61,10 +65,19 @@ struct Standing {
     listed: HashMap<PackId, Listed>,
     /// In the catalogue, listed as it was written, and not frozen.
     whole: HashSet<PackId>,
+    /// The same, and frozen.
+    frozen: Arc<HashSet<PackId>>,
     /// What the doomed hold.
     wanted: HashSet<Digest>,
     /// What of that the ends of such packs say that these hold. Read when it is asked for.
     ends: HashMap<PackId, Result<HashSet<Digest>, String>>,
+}
+
+impl Standing {
+    /// Whether what counts of `doomed` may stand in this pack.
+    fn stands(&self, doomed: &Retired, pack: &PackId) -> bool {
+        self.whole.contains(pack) || (doomed.is_frozen() && self.frozen.contains(pack))
+    }
 }
 
 impl Inner {
@@ -141,7 +154,7 @@ impl Inner {
                 let told = store.numbered(&Key::Archived(row.pack))?.filter(|told| told.record.value.is_none());
                 let Some(Numbered { origin, sequence, record }) = told else {
                     // It is in the catalogue again.
-                    stale.push((row.name(&id), None));
+                    stale.extend(row.no_rows(&id));
                     continue;
                 };
                 let since = record.stamp.time.ms();
@@ -165,16 +178,16 @@ impl Inner {
     async fn in_sight(&self, bucket: &Arc<dyn Bucket>) -> Result<Standing, Error> {
         let (packs, _) = tail::list(&**bucket, &BTreeMap::new()).await?;
         let listed: HashMap<PackId, Listed> = packs.into_iter().collect();
-        let mut whole = HashSet::new();
+        let (mut whole, mut frozen) = (HashSet::new(), HashSet::new());
         self.each_pack(|id, archived| {
             let is_there = |it: &Listed| it.key == archived.object_key && it.size == archived.size;
-            let is_frozen = keys::class_of(&archived.object_key).is_frozen();
-            if archived.bucket == bucket.id() && !is_frozen && listed.get(id).is_some_and(is_there) {
-                whole.insert(*id);
+            if archived.bucket == bucket.id() && listed.get(id).is_some_and(is_there) {
+                let is_frozen = keys::class_of(&archived.object_key).is_frozen();
+                if is_frozen { &mut frozen } else { &mut whole }.insert(*id);
             }
         })
         .await?;
-        Ok(Standing { listed, whole, wanted: HashSet::new(), ends: HashMap::new() })
+        Ok(Standing { listed, whole, frozen: Arc::new(frozen), wanted: HashSet::new(), ends: HashMap::new() })
     }
 
     /// Packs in the bucket that were taken off the catalogue by somebody who has no row of it any more: this node before it was restored, or one that is gone.
@@ -183,20 +196,30 @@ impl Inner {
         let compacts = self.compacts().await?;
         let turn = self.turn.lock().await;
         let (sealed, own) = (turn.sealed(), Origin { node: (self.signer)().0, ..self.store.origin() });
-        let orphans = standing.listed.iter().filter(|(id, _)| !standing.whole.contains(id) && compacts(&id.origin.node));
+        let is_known = |id: &PackId| standing.whole.contains(id) || standing.frozen.contains(id);
+        let orphans = standing.listed.iter().filter(|(id, _)| !is_known(id) && compacts(&id.origin.node));
         let orphans: Vec<Retired> = orphans.map(|(id, listed)| Retired { pack: *id, key: listed.key.clone(), size: listed.size }).collect();
         let bucket = bucket.id().to_owned();
         let adopted = self.store.run(move |store| {
-            let mut adopted = Vec::new();
+            let (mut adopted, last) = (Vec::new(), writer::last_sequence(store)?);
             for orphan in orphans {
-                let records = match store.record(&Key::Archived(orphan.pack))? {
-                    Some(record) if record.value.is_none() => Vec::new(),
-                    // A crash between its PUT and its record has left it; what it holds was put again.
-                    None if orphan.pack.origin == own && Some(orphan.pack) != sealed => vec![(Key::Archived(orphan.pack), None)],
+                let (records, contents) = match store.record(&Key::Archived(orphan.pack))? {
+                    Some(record) if record.value.is_none() => (Vec::new(), None),
+                    // A crash between its PUT and its record has left it: nobody ever heard that anything is there, and what it holds was put again.
+                    // A number that this node has not given is that of a copy of its data folder; the end of such a pack says what it is, if it can be read.
+                    None if orphan.pack.origin == own
+                        && Some(orphan.pack) != sealed
+                        && (orphan.pack.sequence <= last || !orphan.is_frozen()) =>
+                    {
+                        let (object_key, size) = (orphan.key.clone(), orphan.size);
+                        let nothing =
+                            Archived { bucket: bucket.clone(), object_key, size, created_ms: 0, records: 0, contents: Vec::new() };
+                        (vec![(Key::Archived(orphan.pack), None)], Some(nothing))
+                    }
                     _ => continue,
                 };
                 if store.setting(&orphan.name(&bucket))?.is_none() {
-                    store.commit(Commit { records, settings: vec![orphan.row(&bucket)] })?;
+                    store.commit(Commit { records, settings: orphan.rows(&bucket, contents.as_ref()) })?;
                     adopted.push(orphan);
                 }
             }
@@ -219,6 +242,15 @@ impl Inner {
                 gone.push(retired);
                 continue;
             };
+            let (id, row) = (bucket.id().to_owned(), retired.clone());
+            if let Some(archived) = self.store.run(move |store| row.contents(store, &id)).await? {
+                if archived.object_key == listed.key && archived.size == listed.size {
+                    doomed.push(Doomed { retired, since_ms, archived, covers: BTreeMap::new() });
+                } else {
+                    out.waiting.push(waiting(&retired, since_ms, "it is not listed as it was written".to_owned()));
+                }
+                continue;
+            }
             match tail::read(&**bucket, retired.pack, listed).await {
                 Ok((footer, contents)) => {
                     let archived = Archived {
@@ -229,7 +261,11 @@ impl Inner {
                         records: footer.record_count,
                         contents: contents.located(),
                     };
-                    doomed.push(Doomed { retired, since_ms, archived, contents });
+                    doomed.push(Doomed { retired, since_ms, archived, covers: contents.covers });
+                }
+                Err(Error::Frozen { .. }) => {
+                    let why = "what lies in it is not known here, and it must thaw before that can be read: by the vendor's own tools";
+                    out.waiting.push(waiting(&retired, since_ms, why.to_owned()));
                 }
                 Err(error) => out.waiting.push(waiting(&retired, since_ms, error.to_string())),
             }
@@ -282,25 +318,34 @@ impl Inner {
     ) -> Result<Option<Doubt>, Error> {
         let pack = doomed.retired.pack;
         let waits = |why: String| Ok(Some(Doubt::Waits(why)));
-        if !standing.whole.iter().any(|other| other.origin.node == pack.origin.node && *other > pack) {
+        let is_newest = !standing.whole.iter().any(|other| other.origin.node == pack.origin.node && *other > pack);
+        // Of a frozen one nobody reads whom its writer knew.
+        if is_newest && !doomed.retired.is_frozen() {
             return waits("it is the newest of its writer".to_owned());
         }
-        let (archived, whole) = (doomed.archived.clone(), standing.whole.clone());
+        let (archived, frozen, is_frozen) = (doomed.archived.clone(), standing.frozen.clone(), doomed.retired.is_frozen());
         let relied = self.store.run(move |store| {
-            let anywhere = relies(store, &pack, &archived, |_| true)?;
-            Ok::<_, store::Error>((anywhere, holders(store, &archived, &whole)?))
+            let anywhere = relies(store, &pack, &archived, |other| is_frozen || !frozen.contains(other))?;
+            Ok::<_, store::Error>((anywhere, holders(store, &archived)?))
         });
         let (anywhere, holders) = relied.await?;
         if let Some(digest) = anywhere {
             return Ok(Some(Doubt::Relied(digest)));
         }
-        if let Some(why) = said.iter().find_map(|said| objection(doomed, said, &standing.whole)) {
+        if let Some(why) = said.iter().find_map(|said| objection(doomed, said, standing)) {
             return Ok(Some(Doubt::Unsaid(why)));
         }
         for (digest, holders) in holders {
             let mut why = format!("{digest} is in no other pack that the bucket lists as it was written");
             let mut stands = false;
             for holder in holders {
+                if !standing.stands(&doomed.retired, &holder) {
+                    continue;
+                }
+                if standing.frozen.contains(&holder) {
+                    stands = true;
+                    continue;
+                }
                 match end_of(bucket, holder, standing).await {
                     Ok(held) if held.contains(&digest) => stands = true,
                     Ok(_) => why = format!("{holder} does not say that it holds {digest}"),
@@ -316,7 +361,7 @@ impl Inner {
 
     /// Back into the catalogue.
     async fn revive(&self, bucket: &Arc<dyn Bucket>, doomed: Doomed) -> Result<(), Error> {
-        let settings = vec![(doomed.retired.name(bucket.id()), None)];
+        let settings = doomed.retired.no_rows(bucket.id()).into();
         let records = vec![(Key::Archived(doomed.retired.pack), Some(Value::Archived(doomed.archived)))];
         self.store.run(move |store| store.commit(Commit { records, settings })).await?;
         Ok(())
@@ -360,7 +405,7 @@ impl Inner {
         if rows.is_empty() {
             return Ok(());
         }
-        let settings = rows.iter().map(|row| (row.name(bucket.id()), None)).collect();
+        let settings = rows.iter().flat_map(|row| row.no_rows(bucket.id())).collect();
         self.store.run(move |store| store.commit(Commit { records: Vec::new(), settings })).await?;
         Ok(())
     }
@@ -377,26 +422,26 @@ enum Doubt {
 }
 
 /// What a checkpoint says against the end of a pack.
-fn objection(doomed: &Doomed, said: &Said, whole: &HashSet<PackId>) -> Option<String> {
+fn objection(doomed: &Doomed, said: &Said, standing: &Standing) -> Option<String> {
     if said.named.contains(&doomed.retired.pack) {
         return Some(format!("{} names it", said.key));
     }
-    let unseen = doomed.contents.covers.iter().find(|(origin, covered)| said.seen.get(origin) < covered.upto);
+    let unseen = doomed.covers.iter().find(|(origin, covered)| said.seen.get(origin) < covered.upto);
     if let Some((origin, covered)) = unseen {
         return Some(format!("{} does not have all of what it says of node {}, up to {}", said.key, origin.node.letters(), covered.upto));
     }
-    let stands = |digest: &Digest| said.places.get(digest).is_some_and(|packs| packs.iter().any(|pack| whole.contains(pack)));
+    let stands =
+        |digest: &Digest| said.places.get(digest).is_some_and(|packs| packs.iter().any(|pack| standing.stands(&doomed.retired, pack)));
     let lost = doomed.archived.contents.iter().find(|place| said.linked.contains(&place.digest) && !stands(&place.digest));
     lost.map(|place| format!("{} places {} in no other pack", said.key, place.digest))
 }
 
-/// For each linked blob of a pack the others that hold it, of those that are `whole`.
-fn holders(store: &Store, archived: &Archived, whole: &HashSet<PackId>) -> Result<Vec<(Digest, Vec<PackId>)>, store::Error> {
+/// For each linked blob of a pack those that hold it.
+fn holders(store: &Store, archived: &Archived) -> Result<Vec<(Digest, Vec<PackId>)>, store::Error> {
     let mut holders = Vec::new();
     for place in &archived.contents {
         if is_linked(store, &place.digest)? {
-            let packs =
-                store.locations(&place.digest)?.into_iter().filter(|(pack, _, length)| whole.contains(pack) && *length == place.length);
+            let packs = store.locations(&place.digest)?.into_iter().filter(|(_, _, length)| *length == place.length);
             holders.push((place.digest, packs.map(|(pack, _, _)| pack).collect()));
         }
     }

@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, HashSet};
 use std::sync::Arc;
 
+use larder_protocol::codec;
 use larder_protocol::digest::Digest;
 use larder_protocol::pack::Covered;
 use larder_protocol::record::{Archived, Key, Link, PackId};
@@ -13,8 +14,8 @@ use crate::store::{self, Commit, Store, StoredManifest};
 use super::super::bucket::Bucket;
 use super::super::plan::{Limits, Offered, Plan};
 use super::super::writer::Planned;
-use super::super::{Error, Inner, PackInfo, queue};
-use super::catalogue::{Ages, SIZE_COUNTED_MAX, is_linked, keeper_of};
+use super::super::{Error, Inner, PackInfo, keys, queue};
+use super::catalogue::{Ranks, SIZE_COUNTED_MAX, is_linked, keeper_of};
 
 /// Repositories in which the manifests of a blob are looked for, and manifests of one blob there.
 const REPOSITORIES_MAX: usize = 4;
@@ -36,20 +37,44 @@ pub(super) fn retired_prefix(bucket: &str) -> String {
 }
 
 impl Retired {
-    /// The row, as it is written with a commit.
-    pub(super) fn row(&self, bucket: &str) -> (String, Option<Vec<u8>>) {
-        (self.name(bucket), Some(serde_json::to_vec(self).expect("texts and numbers are JSON")))
+    /// The rows, as they are written with a commit: of a pack whose end can't be read, what lies in it as well, if that is known.
+    pub(super) fn rows(&self, bucket: &str, archived: Option<&Archived>) -> Vec<(String, Option<Vec<u8>>)> {
+        let mut rows = vec![(self.name(bucket), Some(serde_json::to_vec(self).expect("texts and numbers are JSON")))];
+        rows.extend(archived.filter(|_| self.is_frozen()).map(|archived| (self.contents_name(bucket), Some(codec::encode(archived)))));
+        rows
+    }
+
+    /// The same rows, as they are taken away.
+    pub(super) fn no_rows(&self, bucket: &str) -> [(String, Option<Vec<u8>>); 2] {
+        [(self.name(bucket), None), (self.contents_name(bucket), None)]
     }
 
     pub(super) fn name(&self, bucket: &str) -> String {
         format!("{}{}", retired_prefix(bucket), self.pack)
     }
+
+    fn contents_name(&self, bucket: &str) -> String {
+        format!("archive/retired-contents/{bucket}/{}", self.pack)
+    }
+
+    /// Whether it must thaw before it can be read.
+    pub(super) fn is_frozen(&self) -> bool {
+        keys::class_of(&self.key).is_frozen()
+    }
+
+    /// What lies in it, where that was written down.
+    pub(super) fn contents(&self, store: &Store, bucket: &str) -> Result<Option<Archived>, store::Error> {
+        Ok(store.setting(&self.contents_name(bucket))?.and_then(|row| codec::decode(&row).ok()))
+    }
 }
+
+/// Blobs that are on this disk.
+type Blobs = Vec<(Digest, Link)>;
 
 /// What counts of some packs.
 #[derive(Default)]
 struct Wanted {
-    blobs: Vec<(Digest, Link)>,
+    blobs: Blobs,
     /// Manifests of those blobs that lie in the old packs too: so that an image can be had from the new pack alone.
     manifests: BTreeMap<Digest, StoredManifest>,
 }
@@ -62,20 +87,23 @@ impl Inner {
     ///
     /// # Errors
     /// The bucket's or the store's refusal. A blob that can't be had is left out: its old pack then stays.
-    pub(super) async fn rewrite(self: &Arc<Self>, bucket: &Arc<dyn Bucket>, packs: Vec<PackId>) -> Result<Vec<PackInfo>, Error> {
-        let ages = self.ages(bucket.id()).await?;
-        let Wanted { blobs, mut manifests } = self.store.run(move |store| wanted(store, &packs, &ages)).await?;
-        let mut here = Vec::with_capacity(blobs.len());
-        for (digest, link) in blobs {
-            // Before its turn: another node's answer must not keep packs of pushes waiting.
-            here.extend(self.ensure(digest, link).await?.map(|link| (digest, link)));
-        }
+    pub(super) async fn rewrite(
+        self: &Arc<Self>,
+        bucket: &Arc<dyn Bucket>,
+        packs: Vec<PackId>,
+        is_frozen: bool,
+        ranks: &Arc<Ranks>,
+    ) -> Result<Vec<PackInfo>, Error> {
+        let (here, mut manifests) =
+            if is_frozen { (self.of_frozen(packs, ranks).await?, BTreeMap::new()) } else { self.of_readable(packs, ranks.clone()).await? };
         let (limits, mut written) = (Limits::default(), Vec::new());
         let mut left = here.into_iter().peekable();
         while left.peek().is_some() {
             let mut turn = self.turn.lock().await;
             self.check_bucket(bucket, &mut turn.checked).await?;
             let mut plan = Plan::default();
+            // What was in packs of layers goes into packs of layers.
+            plan.is_bulk = is_frozen && self.settings.bulk.is_some();
             while let Some((digest, link)) = left.peek().copied() {
                 let is_usable = self.usable(bucket, &digest, &link, turn.rotten(), &mut Vec::new());
                 if is_usable && plan.offer_blob(digest, link, &limits) == Offered::Full {
@@ -92,26 +120,62 @@ impl Inner {
                 // It brings no records; but whoever takes over from this node reads in its newest pack how far it has come.
                 let (own, id) = (self.store.origin(), bucket.id().to_owned());
                 let upto = self.store.run(move |store| queue::cursor(store, &id, &own)).await?;
-                plan.covers.insert(own, Covered { after: upto, upto });
+                if !plan.is_bulk {
+                    plan.covers.insert(own, Covered { after: upto, upto });
+                }
                 written.push(self.write_moved(bucket, &mut turn, Planned { plan, missing: Vec::new(), found: Vec::new() }).await?);
             }
         }
         Ok(written)
     }
 
+    /// What counts of packs that can be read, as far as it can be had, and manifests that go with it.
+    async fn of_readable(&self, packs: Vec<PackId>, ranks: Arc<Ranks>) -> Result<(Blobs, BTreeMap<Digest, StoredManifest>), Error> {
+        let Wanted { blobs, manifests } = self.store.run(move |store| wanted(store, &packs, &ranks)).await?;
+        let mut here = Vec::with_capacity(blobs.len());
+        for (digest, link) in blobs {
+            // Before its turn: another node's answer must not keep packs of pushes waiting.
+            here.extend(self.ensure(digest, link).await?.map(|link| (digest, link)));
+        }
+        Ok((here, manifests))
+    }
+
+    /// What counts of frozen packs, of each all or nothing: what is written for a pack that then has to stay is paid for, for months.
+    async fn of_frozen(&self, packs: Vec<PackId>, ranks: &Arc<Ranks>) -> Result<Blobs, Error> {
+        let mut all = Vec::new();
+        'packs: for pack in packs {
+            let ranks = ranks.clone();
+            let Wanted { blobs, .. } = self.store.run(move |store| wanted(store, &[pack], &ranks)).await?;
+            let mut here = Vec::with_capacity(blobs.len());
+            for (digest, link) in blobs {
+                let Some(link) = self.ensure(digest, link).await? else {
+                    tracing::info!(%pack, %digest, "a frozen pack stays: a blob of it is on no disk, and nothing is thawed for this");
+                    continue 'packs;
+                };
+                here.push((digest, link));
+            }
+            all.extend(here);
+        }
+        Ok(all)
+    }
+
     /// Takes a pack off the catalogue, if everything of it that is linked stands in another pack too; `false`: something does not.
     ///
     /// From then on no node relies on it, as soon as it has heard. CRASH: one commit.
-    pub(in super::super) async fn retire(&self, bucket: &Arc<dyn Bucket>, pack: PackId, ages: &Arc<Ages>) -> Result<bool, Error> {
-        let (bucket, ages) = (bucket.id().to_owned(), ages.clone());
+    pub(in super::super) async fn retire(&self, bucket: &Arc<dyn Bucket>, pack: PackId, ranks: &Arc<Ranks>) -> Result<bool, Error> {
+        let (bucket, ranks) = (bucket.id().to_owned(), ranks.clone());
         let retired = self.store.run(move |store| {
             let Some(archived) = store.pack(&pack)?.filter(|archived| archived.bucket == bucket) else { return Ok(false) };
-            if let Some(digest) = relies(store, &pack, &archived, |other| ages.contains_key(other))? {
+            let is_frozen = keys::class_of(&archived.object_key).is_frozen();
+            // What can be read at once is not let go because it is frozen as well.
+            let counts = |other: &PackId| ranks.get(other).is_some_and(|rank| rank.is_readable || is_frozen);
+            if let Some(digest) = relies(store, &pack, &archived, counts)? {
                 tracing::info!(%pack, %digest, "a pack stays: a blob of it could not be had, or was linked meanwhile");
                 return Ok(false);
             }
-            let retired = Retired { pack, key: archived.object_key, size: archived.size.min(SIZE_COUNTED_MAX) };
-            store.commit(Commit { records: vec![(Key::Archived(pack), None)], settings: vec![retired.row(&bucket)] })?;
+            let retired = Retired { pack, key: archived.object_key.clone(), size: archived.size.min(SIZE_COUNTED_MAX) };
+            let settings = retired.rows(&bucket, Some(&archived));
+            store.commit(Commit { records: vec![(Key::Archived(pack), None)], settings })?;
             Ok::<_, store::Error>(true)
         });
         Ok(retired.await?)
@@ -134,14 +198,14 @@ pub(super) fn relies(
     Ok(None)
 }
 
-fn wanted(store: &Store, packs: &[PackId], ages: &Ages) -> Result<Wanted, store::Error> {
+fn wanted(store: &Store, packs: &[PackId], ranks: &Ranks) -> Result<Wanted, store::Error> {
     let (mut wanted, mut lying) = (Wanted::default(), HashSet::new());
     for id in packs {
         let Some(archived) = store.pack(id)? else { continue };
         for place in &archived.contents {
             lying.insert(place.digest);
             let Some(repository) = store.repositories_linking(&place.digest, 1)?.pop() else { continue };
-            if keeper_of(store, &place.digest, ages)? == Some(*id)
+            if keeper_of(store, &place.digest, ranks)? == Some(*id)
                 && let Some(link) = store.link(&repository, &place.digest)?
             {
                 wanted.blobs.push((place.digest, link));

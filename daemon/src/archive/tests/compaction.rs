@@ -6,7 +6,7 @@ use super::checkpoints::{archived, checkpoints, restored};
 use super::*;
 
 /// Deletes an image, and these blobs of it.
-fn delete(node: &Node, tag: &str, blobs: &[&[u8]]) {
+pub(super) fn delete(node: &Node, tag: &str, blobs: &[&[u8]]) {
     let info = node.store.tag(&app(), &tag.parse().expect("a tag")).expect("readable").expect("there");
     assert!(node.store.delete_manifest(&app(), &info.digest).expect("deleted"));
     for blob in blobs {
@@ -14,13 +14,13 @@ fn delete(node: &Node, tag: &str, blobs: &[&[u8]]) {
     }
 }
 
-fn packs_in(folder: &std::path::Path) -> usize {
+pub(super) fn packs_in(folder: &std::path::Path) -> usize {
     let writers = std::fs::read_dir(folder.join("v1/packs")).expect("packs").map(|entry| entry.expect("an entry").path());
     writers.map(|writer| std::fs::read_dir(writer).expect("packs").count()).sum()
 }
 
 /// A layer of which nothing will be left.
-fn large(number: u8) -> Vec<u8> {
+pub(super) fn large(number: u8) -> Vec<u8> {
     vec![number; 300_000]
 }
 

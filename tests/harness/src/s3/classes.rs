@@ -10,8 +10,9 @@ use std::time::{Duration, Instant, SystemTime};
 
 /// What an object is when nothing was said.
 pub const STANDARD: &str = "STANDARD";
-const CLASSES: [&str; 6] = [STANDARD, "STANDARD_IA", "ONEZONE_IA", "GLACIER_IR", "GLACIER", "DEEP_ARCHIVE"];
-const FROZEN: [&str; 2] = ["GLACIER", "DEEP_ARCHIVE"];
+/// The last is another vendor's.
+const CLASSES: [&str; 7] = [STANDARD, "STANDARD_IA", "ONEZONE_IA", "GLACIER_IR", "GLACIER", "DEEP_ARCHIVE", "Cold"];
+const FROZEN: [&str; 3] = ["GLACIER", "DEEP_ARCHIVE", "Cold"];
 const DAY: Duration = Duration::from_secs(86_400);
 
 /// The classes of all objects that are not standard ones, and what was asked for.

@@ -9,6 +9,8 @@ use super::*;
 
 const S3: Rates = Rates { put: 5e-6, get: 4e-7, list: 5e-6, storage_gb_month: 0.023, reading_gb: 0.09, days_min: 0 };
 const FREE: Rates = Rates { put: 0.0, get: 0.0, list: 0.0, storage_gb_month: 0.0, reading_gb: 0.0, days_min: 0 };
+/// What must thaw.
+const COLD: Rates = Rates { put: 5e-5, storage_gb_month: 0.001, reading_gb: 0.11, days_min: 60, ..S3 };
 const MIB: u64 = 1 << 20;
 
 fn rules(rates: Rates) -> Rules {
@@ -22,7 +24,19 @@ fn rules(rates: Rates) -> Rules {
         looks_month: 30.0,
         run_cost: if rates == FREE { 0.0 } else { 3e-5 },
         rates,
+        frozen_rates: if rates == FREE { FREE } else { COLD },
     }
+}
+
+/// Of packs that cost what new ones of their kind do.
+fn plan(mut packs: Vec<Pack>, rules: &Rules) -> Plan {
+    packs.iter_mut().for_each(|pack| pack.rates = if pack.class.is_frozen() { rules.frozen_rates } else { rules.rates });
+    super::plan(packs, rules)
+}
+
+/// The same pack in a class that must thaw.
+fn frozen(pack: Pack) -> Pack {
+    Pack { class: "DEEP_ARCHIVE".parse().expect("a class"), ..pack }
 }
 
 fn id(writer: u8, sequence: u64) -> PackId {
@@ -34,6 +48,8 @@ fn pack(sequence: u64, size: u64, live: u64) -> Pack {
     Pack {
         id: id(1, sequence),
         key: format!("{sequence}"),
+        class: StorageClass::STANDARD,
+        rates: FREE,
         size: size * MIB + 100_000,
         created_ms: sequence * DAY_MS,
         live_blobs: live as usize,
@@ -84,6 +100,27 @@ fn a_class_with_least_days_is_waited_for() {
 }
 
 #[test]
+fn f39_what_is_frozen_goes_after_its_least_days_and_nothing_of_it_is_read() {
+    let mut away = frozen(pack(6, 500, 100));
+    (away.away_blobs, away.away_bytes) = (100, 100 * MIB);
+    let packs = vec![frozen(pack(5, 500, 0)), away, frozen(pack(50, 500, 0)), pack(8, 500, 100), pack(9, 10, 10), frozen(pack(99, 500, 0))];
+    let rules = Rules { payback_max: 24.0, ..rules(S3) };
+    let planned = plan(packs.clone(), &rules);
+    // A group for each class; the newest that can be read stays, frozen ones are nobody's newest.
+    assert_eq!((keys(&planned.drops), keys(&planned.rewrites)), (vec!["5"], vec!["8", "6"]), "{planned:?}");
+    assert_eq!(planned.stays.get(&Stays::Young).map(|(count, _)| *count), Some(2), "50 and 99 are paid for still: {planned:?}");
+    let group = &planned.rewrites[1];
+    assert_eq!(group.spent.reading, 0.0, "what is away comes from another node's disk: {group:?}");
+    // 400 MiB less are 0.04 cents a month, and what is written anew is paid twice for a week.
+    assert!((group.saved_month - 0.42 * COLD.storage_gb_month).abs() < 2e-5, "{group:?}");
+    assert!((group.spent.early_deletion - 0.105 * COLD.storage_gb_month * 7.0 / 30.0).abs() < 1e-6, "{group:?}");
+    // Where new layers don't freeze any more, what is left of them would cost more than all of it does.
+    let warm = Rules { frozen_rates: S3, ..rules };
+    let planned = super::plan(packs.into_iter().map(|pack| Pack { rates: COLD, ..pack }).collect(), &warm);
+    assert!(!keys(&planned.rewrites).contains(&"6") && keys(&planned.drops).contains(&"5"), "{planned:?}");
+}
+
+#[test]
 fn small_packs_are_put_together_where_that_costs_nothing() {
     let packs: Vec<Pack> = (1..=9).map(|sequence| pack(sequence, 10, 10)).collect();
     assert_eq!(keys(&plan(packs.clone(), &rules(FREE)).rewrites).len(), 8, "the newest stays");
@@ -131,7 +168,7 @@ fn f39_plans_keep_to_their_rules() {
                     away_blobs: away as usize,
                     away_bytes: away * MIB,
                     is_ours: random.below(5) > 0,
-                    ..pack(number, size, live)
+                    ..if random.below(3) == 0 { frozen(pack(number, size, live)) } else { pack(number, size, live) }
                 }
             })
             .collect();
@@ -144,12 +181,16 @@ fn f39_plans_keep_to_their_rules() {
         let ids: BTreeSet<PackId> = going.iter().map(|pack| pack.id).collect();
         assert_eq!(ids.len(), going.len(), "each once");
         for pack in &going {
-            assert!(pack.is_ours && pack.created_ms + (7.max(rates.days_min)) * DAY_MS <= rules.now_ms);
-            let is_newest = packs.iter().all(|other| other.id.origin != pack.id.origin || other.id <= pack.id);
-            assert!(!is_newest, "the newest of a writer stays");
+            let days_min = if pack.class.is_frozen() { rules.frozen_rates.days_min } else { rates.days_min };
+            assert!(pack.is_ours && pack.created_ms + (7.max(days_min)) * DAY_MS <= rules.now_ms);
+            let mut readable = packs.iter().filter(|other| !other.class.is_frozen());
+            let is_newest = readable.all(|other| other.id.origin != pack.id.origin || other.id <= pack.id);
+            assert!(pack.class.is_frozen() || !is_newest, "the newest of a writer stays");
         }
         assert!(planned.drops.iter().all(|group| group.packs.iter().all(|pack| pack.live_blobs == 0) && group.moved == 0));
         for group in planned.groups() {
+            assert!(group.packs.iter().all(|pack| pack.class == group.packs[0].class), "one class: {group:?}");
+            assert!(!group.packs[0].class.is_frozen() || group.spent.reading == 0.0, "{group:?}");
             assert!(group.spent.total() <= group.saved_month * rules.payback_max, "{group:?}");
         }
         for group in &planned.rewrites {
@@ -171,15 +212,19 @@ fn f39_plans_keep_to_their_rules() {
 fn f39_a_blob_counts_once_whoever_looks() {
     for_seeds(|seed| {
         let mut random = Random::new(seed);
-        let mut holders: Vec<(u64, PackId)> =
-            (0..1 + random.below(6)).map(|number| (random.below(4), id(random.below(3) as u8, number))).collect();
+        let rank = |random: &mut Random| Rank { is_readable: random.below(2) == 0, created_ms: random.below(4) };
+        let mut holders: Vec<(Rank, PackId)> =
+            (0..1 + random.below(6)).map(|number| (rank(&mut random), id(random.below(3) as u8, number))).collect();
         let kept = keeper(holders.clone());
         holders.reverse();
         assert_eq!(keeper(holders.clone()), kept);
-        assert!(holders.iter().all(|(created, id)| Some(*id) == kept || holders.iter().any(|(later, _)| later >= created)));
+        let rank_of = |kept| holders.iter().find(|(_, id)| Some(*id) == kept).map(|(rank, _)| *rank);
+        let kept_rank = rank_of(kept).expect("it is one of them");
+        assert!(holders.iter().all(|(rank, _)| *rank <= kept_rank));
+        assert!(kept_rank.is_readable || holders.iter().all(|(rank, _)| !rank.is_readable), "what can be read counts more");
         // Whoever does not know the keeper chooses one that those who do know let go, but never one that is not there.
         holders.retain(|(_, id)| Some(*id) != kept);
         assert!(keeper(holders.clone()).is_none_or(|other| holders.iter().any(|(_, id)| *id == other)));
     });
-    assert_eq!(keeper(BTreeMap::<u64, PackId>::new()), None);
+    assert_eq!(keeper(BTreeMap::<Rank, PackId>::new()), None);
 }
