@@ -11,10 +11,10 @@ use super::{SOON, flush, node, packs_in, registry};
 
 /// Test keys that are no secret: see the files.
 const TESTDATA: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/testdata");
-const RECIPIENTS: &str = "LARDER_ARCHIVE__RECIPIENTS";
+pub(super) const RECIPIENTS: &str = "LARDER_ARCHIVE__RECIPIENTS";
 
 /// An identity file that only its owner may read, and its recipient.
-fn identity(folder: &Path, name: &str) -> (String, String) {
+pub(super) fn identity(folder: &Path, name: &str) -> (String, String) {
     use std::os::unix::fs::PermissionsExt;
     let text = std::fs::read_to_string(Path::new(TESTDATA).join(name)).expect("a test's identity");
     let path = folder.join(name);

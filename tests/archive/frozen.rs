@@ -6,6 +6,7 @@ use larder_harness::s3::Operation;
 use larder_harness::{CountingS3, Image, Node, NodeBuilder, sha256, wait_until};
 use serde_json::Value;
 
+use super::encrypted::{RECIPIENTS, identity};
 use super::{SOON, flush, node, packs_in, registry};
 
 const CLASS: &str = "DEEP_ARCHIVE";
@@ -253,4 +254,52 @@ async fn f36_what_is_frozen_is_no_copy_for_whose_sake_another_may_go_unless_it_i
         gone += usize::from(pull_layer(&node, image, 0).await.0 != 200);
     }
     assert!(gone > 0, "what was frozen made room");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn f36_what_is_encrypted_as_well_comes_back_by_the_identity_as_it_thaws() {
+    let s3 = CountingS3::start().await;
+    let keys = tempfile::tempdir().expect("a folder");
+    let (file, recipient) = identity(keys.path(), "test-identity.txt");
+    let encrypting = |name: &str| frozen(name, &s3).env(RECIPIENTS, &recipient);
+    let mut first = encrypting("first").env("LARDER_ARCHIVE__CHECKPOINT_PACKS", "3").start().await;
+    let images = push_all(&first, 3).await;
+    let cold = frozen_packs(&s3);
+    assert!(cold.len() == 3 && cold.iter().all(|key| key.ends_with(".DEEP_ARCHIVE.tar.age")), "{cold:?}");
+    first.lose_disk();
+    let mut fresh = encrypting("fresh").start().await;
+    let refused = fresh.cli(&["restore", &s3.url("fleet")]).await.expect_err("without the identity");
+    assert!(refused.contains("--identity FILE"), "{refused}");
+    s3.forget();
+    let restored = fresh.cli_json(&["restore", &s3.url("fleet"), "--identity", &file]).await;
+    assert_eq!((restored["tags"].as_u64(), restored["frozen"]["packs"].as_u64()), (Some(3), Some(3)), "{restored}");
+    let frozen_gets = |s3: &CountingS3| s3.requests().iter().filter(|it| it.operation == Operation::Get && it.class == CLASS).count();
+    assert!(frozen_gets(&s3) <= 1 && s3.count(Operation::Restore) == 0, "{:?}", s3.requests());
+    for image in &images {
+        let config = registry(&fresh).get(&format!("/v2/team/app/blobs/{}", sha256(&image.config))).await;
+        assert_eq!(config.status, 200, "configs are not frozen");
+        let (status, _, words) = pull_layer(&fresh, image, 0).await;
+        assert!(status == 404 && words.contains("larder archive thaw"), "{status}: {words}");
+    }
+    fresh.cli_json(&["archive", "thaw", "--tier", "bulk", "--yes"]).await;
+    wait_until("all are asked for", SOON, async || (asked(&s3).len() == 3).then_some(())).await;
+    let (status, retry, words) = pull_layer(&fresh, &images[0], 0).await;
+    assert_eq!((status, retry), (503, Some(6 * 3600)), "{words}");
+
+    // The identity was given for the restore and is not kept: after a restart somebody has to say where it is, and is told so.
+    fresh.restart().await;
+    s3.finish_thaws();
+    wait_until("the job says what it lacks", SOON, async || {
+        let state = thaw_state(&fresh).await;
+        state["last_error"].as_str().is_some_and(|why| why.contains("archive.identity_file")).then_some(())
+    })
+    .await;
+    fresh.set_env("LARDER_ARCHIVE__IDENTITY_FILE", Some(&file));
+    fresh.restart().await;
+    wait_until("all are read", SOON, async || thaw_state(&fresh).await.is_null().then_some(())).await;
+    s3.forget();
+    for (number, image) in images.iter().enumerate() {
+        registry(&fresh).pull_image("team/app", &format!("v{number}"), image).await;
+    }
+    assert!(s3.requests().is_empty(), "all of it is here: {:?}", s3.requests());
 }
