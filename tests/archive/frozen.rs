@@ -303,3 +303,34 @@ async fn f36_what_is_encrypted_as_well_comes_back_by_the_identity_as_it_thaws() 
     }
     assert!(s3.requests().is_empty(), "all of it is here: {:?}", s3.requests());
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn f36_nothing_makes_room_for_what_must_thaw_first() {
+    const MIB: u64 = 1 << 20;
+    let s3 = CountingS3::start().await;
+    let mut first = frozen("first", &s3).start().await;
+    let wanted = Image::from_seed(3660, &[20 * MIB]);
+    registry(&first).push_image("team/app", "v0", &wanted).await;
+    assert_eq!(flush(&first).await, 2);
+    first.lose_disk();
+    let fresh = frozen("fresh", &s3).env("LARDER_ARCHIVE__BULK_CLASS", "none").env("LARDER_STORE__SIZE_MAX", "40MiB").start().await;
+    fresh.cli_json(&["restore", "--metadata-only", &s3.url("fleet")]).await;
+    // What fills the disk can go at any time: the archive has it, where it can be read.
+    let own = Image::from_seed(3661, &[30 * MIB]);
+    registry(&fresh).push_image("team/own", "v0", &own).await;
+    assert_eq!(flush(&fresh).await, 1);
+    s3.forget();
+    for _ in 0..3 {
+        let (status, _, words) = pull_layer(&fresh, &wanted, 0).await;
+        assert!(status == 404 && words.contains("larder archive thaw"), "{status}: {words}");
+    }
+    assert!(s3.requests().len() <= 1, "one look at what is said to be frozen: {:?}", s3.requests());
+    registry(&fresh).pull_image("team/own", "v0", &own).await;
+    assert_eq!(s3.count(Operation::Get), 0, "all of it is still here: {:?}", s3.requests());
+    // Asked for, it says for how long; thawed, it is worth the room.
+    fresh.cli_json(&["archive", "thaw", "--tier", "bulk", "--yes"]).await;
+    wait_until("it is asked for", SOON, async || (asked(&s3).len() == 1).then_some(())).await;
+    assert_eq!(pull_layer(&fresh, &wanted, 0).await.0, 503);
+    s3.finish_thaws();
+    wait_until("it is pulled", SOON, async || (pull_layer(&fresh, &wanted, 0).await.0 == 200).then_some(())).await;
+}

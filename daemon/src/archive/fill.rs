@@ -1,36 +1,31 @@
 //! A blob from a pack onto this disk: one ranged GET, streamed into its staging file from where that stands.
 
+use std::time::Duration;
+
 use futures_util::stream::StreamExt;
+use larder_protocol::digest::Digest;
 use larder_protocol::record::{Archived, PackId};
 
 use crate::store::Staging;
 use crate::telemetry::KindLabel;
 
+use super::thaw::Seen;
 use super::{Error, Inner};
 
 /// Most bytes that are handed to the store at a time.
 const PIECE_SIZE_MAX: usize = 1 << 20;
 
+/// A pack, and the first byte of a blob in it.
+type Place = (Archived, u64);
+
 impl Inner {
     /// See [`super::Archive::fill`].
     pub async fn fill(&self, staging: &mut Staging) -> Result<bool, Error> {
-        let (digest, size) = (staging.digest(), staging.link().size);
-        let places: Vec<(Archived, u64)> = {
-            let found = self.store.run(move |store| {
-                let known = |(pack, offset, length): (PackId, u64, u64)| {
-                    let archived = store.pack(&pack)?;
-                    Ok(archived
-                        .filter(|archived| length == size && within(offset, length, archived.size))
-                        .map(|archived| (archived, offset)))
-                };
-                store.locations(&digest)?.into_iter().map(known).filter_map(Result::transpose).collect::<Result<_, crate::store::Error>>()
-            });
-            found.await?
-        };
+        let size = staging.link().size;
         let mut failed = None;
         // What can be read at once goes first.
-        let (frozen, places): (Vec<_>, Vec<_>) = places.into_iter().partition(|(archived, _)| self.thaws.is_frozen(archived));
-        for (archived, offset) in places.into_iter().chain(frozen) {
+        let (frozen, readable) = self.places(staging.digest(), size).await?;
+        for (archived, offset) in readable.into_iter().chain(frozen) {
             if let Some(ready_in) = self.thaws.refuses(&archived) {
                 let Archived { object_key: key, bucket, .. } = archived;
                 failed = Some(failed.unwrap_or(Error::Frozen { key, bucket, ready_in }));
@@ -53,6 +48,47 @@ impl Inner {
             }
         }
         failed.map_or(Ok(false), Err)
+    }
+
+    /// See [`super::Archive::thaws_first`].
+    pub async fn thaws_first(&self, digest: Digest, size: u64) -> Result<Option<Option<Duration>>, Error> {
+        let (frozen, readable) = self.places(digest, size).await?;
+        if !readable.is_empty() {
+            return Ok(None);
+        }
+        let mut first = None;
+        for (archived, _) in frozen {
+            let ready_in = match (self.thaws.refuses(&archived), self.reachable(&archived.bucket)) {
+                (Some(ready_in), _) => ready_in,
+                (None, None) => continue,
+                // Its bytes would be asked for; whether they can be had is all that matters now.
+                (None, Some(bucket)) => match bucket.head_thaw(&archived.object_key).await? {
+                    Seen::Readable => {
+                        self.thaws.found_readable(&archived);
+                        return Ok(None);
+                    }
+                    Seen::Frozen | Seen::Thawing => {
+                        self.thaws.found_frozen(&archived);
+                        None
+                    }
+                    Seen::Missing => continue,
+                },
+            };
+            first = first.or(Some(ready_in));
+        }
+        Ok(first)
+    }
+
+    /// The packs that hold a blob, and where in them it begins: those that must thaw, as far as is known, and those that can be read.
+    async fn places(&self, digest: Digest, size: u64) -> Result<(Vec<Place>, Vec<Place>), Error> {
+        let found = self.store.run(move |store| {
+            let known = |(pack, offset, length): (PackId, u64, u64)| {
+                let archived = store.pack(&pack)?;
+                Ok(archived.filter(|archived| length == size && within(offset, length, archived.size)).map(|archived| (archived, offset)))
+            };
+            store.locations(&digest)?.into_iter().map(known).filter_map(Result::transpose).collect::<Result<Vec<_>, crate::store::Error>>()
+        });
+        Ok(found.await?.into_iter().partition(|(archived, _)| self.thaws.is_frozen(archived)))
     }
 
     async fn fill_from(&self, staging: &mut Staging, archived: &Archived, offset: u64, size: u64) -> Result<bool, Error> {

@@ -429,6 +429,15 @@ impl Archive {
         self.inner.fill(staging).await
     }
 
+    /// Whether packs have a blob, and each must thaw first: then the time that is left, where it was asked for. `None`: one can be read, or none has it.
+    /// May take one HEAD, to see whether what is said to be frozen is.
+    ///
+    /// # Errors
+    /// The store's or the bucket's refusal: it is not known.
+    pub async fn thaws_first(&self, digest: Digest, size: u64) -> Result<Option<Option<Duration>>, Error> {
+        self.inner.thaws_first(digest, size).await
+    }
+
     /// Seals what is queued now; the packs that came of it (none when nothing was queued). Goes on when the caller no longer waits.
     ///
     /// # Errors

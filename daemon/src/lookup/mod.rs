@@ -270,6 +270,10 @@ impl Lookup {
         }
         let mut staged = self.store.run(move |store| store.stage(digest, link)).await;
         if let Err(store::Error::Full { need, .. }) = staged {
+            // Nothing goes from this disk for what nobody can give yet.
+            if let Some(ready_in) = self.thaws_first(digest, link).await {
+                return Err(Error::Frozen { digest, ready_in });
+            }
             self.store.make_room(need).await;
             staged = self.store.run(move |store| store.stage(digest, link)).await;
         }
@@ -284,6 +288,13 @@ impl Lookup {
         self.metrics.fetched_blobs.get_or_create(&label).inc();
         self.metrics.fetched_bytes.get_or_create(&label).inc_by(link.size);
         Ok(())
+    }
+
+    /// Whether a blob is only in the archive and must thaw first; then in how long, where that was asked for.
+    async fn thaws_first(&self, digest: Digest, link: Link) -> Option<Option<Duration>> {
+        // What can't be told now is found out on the way.
+        let ready_in = self.archive.thaws_first(digest, link.size).await.ok().flatten()?;
+        (!self.peers.anybody_has(digest).await).then_some(ready_in)
     }
 
     /// Asks peers, then the archive; says who gave the last byte.

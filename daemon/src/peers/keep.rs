@@ -18,11 +18,11 @@ use larder_protocol::stamp::NodeId;
 use larder_protocol::vector::VersionVector;
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until, timeout};
 
-use super::Inner;
 use super::endpoint::Stream;
 use super::error::{Error, Result};
 use super::links::Link;
 use super::quorum::{Ask, Quorum};
+use super::{Inner, Peers};
 use crate::store::{self, Needs};
 
 /// The first protocol version in which a node can be asked to keep something.
@@ -224,6 +224,14 @@ async fn standing(inner: &Inner, keep: &Keep) -> Result<Vec<bool>> {
     let mut standing = vec![knows];
     standing.extend(vouch(inner, keep.digests.clone()).await?.into_iter().map(|here| here && knows));
     Ok(standing)
+}
+
+impl Peers {
+    /// Whether any other node in reach has a blob, and is not about to drop it.
+    pub async fn anybody_has(&self, digest: Digest) -> bool {
+        let others = self.inner.links.all().iter().map(|link| link.connection.peer()).collect();
+        vouching(&self.inner, &[digest], &[others]).await.iter().any(|count| *count > 0)
+    }
 }
 
 /// For each blob, how many of the nodes named beside it vouch for it now. All are asked at once.
