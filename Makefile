@@ -68,9 +68,10 @@ bench-fleet: ## how 128, 1,000 and 10,000 nodes behave, simulated, and what a co
 	packaging/setup build
 	BENCH_FLEET=1 cargo test $(profile) -p larder --lib peers::tests::fleet -- --nocapture --test-threads=1
 
-bench-scale: ## the same of a node with 1,000,000 tags, 100,000 repositories and 1,000,000 blobs
+bench-scale: ## the same of a node with 1,000,000 tags, 100,000 repositories and 1,000,000 blobs, and a plan to compact 10,000 packs of as many
 	packaging/setup build
 	SCALE=100 cargo test $(profile) -p larder --test scale -- --nocapture
+	SCALE=100 cargo test $(profile) -p larder --lib archive::tests::large -- --nocapture
 
 losses: ## kill every node and lose every disk at random moments, LOSSES times, and restore from the bucket
 	packaging/setup build

@@ -215,6 +215,7 @@ mod compaction;
 mod damage;
 mod encryption;
 mod frozen;
+mod large;
 mod strangers;
 mod verify;
 
