@@ -292,13 +292,14 @@ impl Plan {
         }
     }
 
-    /// A holder names a peer: if that has the blob whole it gives as who fetched it does, and nobody waits for it.
+    /// A holder names a peer: if that has the blob whole it gives as who fetched it does, and nobody waits for it. It may be named
+    /// before it has said so itself: a holder that is idle answers sooner than who passes things on.
     fn named(&mut self, peer: &NodeId) {
         let Some((_, source)) = self.sources.get_mut(peer) else { return };
         if source.peer.near && source.is_whole() && !source.is_relay {
-            source.is_relay = true;
             self.held.iter_mut().for_each(|held| *held += 1);
         }
+        source.is_relay = true;
     }
 
     fn says(&mut self, now: Duration, peer: NodeId, standing: Standing) {

@@ -44,6 +44,17 @@ fn who_is_named_and_has_the_blob_whole_is_asked_at_once() {
 }
 
 #[test]
+fn who_is_named_before_it_has_said_what_it_has_is_asked_when_it_says_so() {
+    let mut plan = plan(&[HOLDER]);
+    plan.event(at(0), Event::Asked(OTHER, Peer { near: true, rtt: at(1), strikes: 0 }), &mut Vec::new());
+    let (ask, _) = asks(&mut plan, at(0))[0];
+    plan.event(at(1), Event::Elsewhere(ask, vec![OTHER]), &mut Vec::new());
+    assert_eq!(asks(&mut plan, at(2)), []);
+    plan.event(at(30), Event::Says(OTHER, Standing::Whole), &mut Vec::new());
+    assert_eq!(asks(&mut plan, at(30)).iter().map(|(_, peer)| *peer).collect::<Vec<_>>(), [OTHER]);
+}
+
+#[test]
 fn f25_the_only_holder_is_asked_again_after_a_silence_and_given_up_in_the_end() {
     let mut plan = plan(&[HOLDER]);
     let (mut asked, mut now) = (0, at(0));
