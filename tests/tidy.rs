@@ -26,9 +26,10 @@ const IMPORTS: [(&str, &[&str]); 8] = [
 /// All rooms, and what only the top may name.
 const ROOMS: [&str; 10] = ["auth", "store", "archive", "peers", "lookup", "registry", "upkeep", "admin", "node", "cli"];
 /// A dependency, and the only places of the daemon that may name it.
-const DOORS: [(&str, &[&str]); 18] = [
+const DOORS: [(&str, &[&str]); 19] = [
     ("rocksdb", &["store/index.rs"]),
     ("quinn", &["peers/endpoint.rs"]),
+    ("quinn_proto", &["peers/endpoint.rs"]),
     ("foca", &["peers/liveness.rs"]),
     ("negentropy", &["peers/reconcile.rs"]),
     ("aws_sdk_s3", &["archive/s3.rs", "archive/s3/"]),

@@ -10,13 +10,13 @@
 //! number of packets; throughput comes from several streams.
 //!
 //! What bounds the throughput is the work for each packet, in the kernel and here, and no window: so packets grow as large as the
-//! path takes them. How fast packets follow each other is decided by what the path delivers (BBR) and not by what it loses, because
-//! lines between sites lose packets that no queue was too short for.
+//! path takes them. How fast packets follow each other is decided by [`ByDistance`].
 
+use std::any::Any;
 use std::net::{SocketAddr, UdpSocket};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
 use bytes::{Bytes, BytesMut};
@@ -25,7 +25,9 @@ use larder_protocol::keys::Counting;
 use larder_protocol::message::{Answer, Message};
 use larder_protocol::stamp::NodeId;
 use larder_protocol::version::ALPN;
+use quinn::congestion::{BbrConfig, Controller, ControllerFactory, ControllerMetrics, CubicConfig};
 use quinn::crypto::rustls::{QuicClientConfig, QuicServerConfig};
+use quinn_proto::RttEstimator;
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls::crypto::{CryptoProvider, WebPkiSupportedAlgorithms, verify_tls13_signature_with_raw_key};
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName, SubjectPublicKeyInfoDer, UnixTime};
@@ -63,6 +65,8 @@ const DATAGRAM_BUFFER: usize = 64 << 10;
 const IDLE: Duration = Duration::from_secs(20);
 /// Often enough to keep a NAT's mapping.
 const KEEP_ALIVE: Duration = Duration::from_secs(5);
+/// A path whose shortest round trip is below this is short: within a site, or between sites of one city.
+const SHORT: Duration = Duration::from_millis(4);
 /// A handshake that takes longer is given up.
 const HANDSHAKE: Duration = Duration::from_secs(5);
 /// A body's buffer grows by this much at a time, whatever length was claimed.
@@ -343,6 +347,12 @@ impl Connection {
         stats.udp_tx.bytes + stats.udp_rx.bytes
     }
 
+    /// Whether its path has shown to be short.
+    #[cfg(test)]
+    pub(super) fn is_short(&self) -> bool {
+        self.connection.congestion_state().into_any().downcast::<Distanced>().expect("made by ByDistance").is_short
+    }
+
     pub(super) fn rtt(&self) -> Duration {
         self.connection.rtt()
     }
@@ -435,10 +445,76 @@ fn transport(streams: u32, receive_window: u32) -> Arc<quinn::TransportConfig> {
     let mut sizes = quinn::MtuDiscoveryConfig::default();
     sizes.upper_bound(PACKET_MAX);
     transport.mtu_discovery_config(Some(sizes));
-    transport.congestion_controller_factory(Arc::new(quinn::congestion::BbrConfig::default()));
+    transport.congestion_controller_factory(Arc::new(ByDistance));
     transport.datagram_receive_buffer_size(Some(DATAGRAM_BUFFER));
     transport.datagram_send_buffer_size(DATAGRAM_BUFFER);
     Arc::new(transport)
+}
+
+/// How fast packets follow each other: on a long path by what it delivers (BBR), because lines between sites lose packets that no queue
+/// was too short for; on a short one by what it loses (CUBIC). There the chunks of a crowd come in bursts from many peers at once, and
+/// BBR, which is slow to see that others have ended, leaves cables empty and some connections with next to nothing.
+#[derive(Debug)]
+struct ByDistance;
+
+impl ControllerFactory for ByDistance {
+    fn build(self: Arc<Self>, now: Instant, mtu: u16) -> Box<dyn Controller> {
+        Box::new(Distanced { inner: Arc::new(BbrConfig::default()).build(now, mtu), mtu, is_short: false })
+    }
+}
+
+/// Begins as for a long path, until a round trip shows that it is short.
+struct Distanced {
+    inner: Box<dyn Controller>,
+    mtu: u16,
+    is_short: bool,
+}
+
+impl Controller for Distanced {
+    fn on_sent(&mut self, now: Instant, bytes: u64, last_packet_number: u64) {
+        self.inner.on_sent(now, bytes, last_packet_number);
+    }
+
+    fn on_ack(&mut self, now: Instant, sent: Instant, bytes: u64, app_limited: bool, rtt: &RttEstimator) {
+        if !self.is_short && rtt.min() < SHORT {
+            self.is_short = true;
+            self.inner = Arc::new(CubicConfig::default()).build(now, self.mtu);
+        }
+        self.inner.on_ack(now, sent, bytes, app_limited, rtt);
+    }
+
+    fn on_end_acks(&mut self, now: Instant, in_flight: u64, app_limited: bool, largest_packet_num_acked: Option<u64>) {
+        self.inner.on_end_acks(now, in_flight, app_limited, largest_packet_num_acked);
+    }
+
+    fn on_congestion_event(&mut self, now: Instant, sent: Instant, is_persistent_congestion: bool, lost_bytes: u64) {
+        self.inner.on_congestion_event(now, sent, is_persistent_congestion, lost_bytes);
+    }
+
+    fn on_mtu_update(&mut self, new_mtu: u16) {
+        self.mtu = new_mtu;
+        self.inner.on_mtu_update(new_mtu);
+    }
+
+    fn window(&self) -> u64 {
+        self.inner.window()
+    }
+
+    fn metrics(&self) -> ControllerMetrics {
+        self.inner.metrics()
+    }
+
+    fn clone_box(&self) -> Box<dyn Controller> {
+        Box::new(Self { inner: self.inner.clone_box(), mtu: self.mtu, is_short: self.is_short })
+    }
+
+    fn initial_window(&self) -> u64 {
+        self.inner.initial_window()
+    }
+
+    fn into_any(self: Box<Self>) -> Box<dyn Any> {
+        self
+    }
 }
 
 /// Lets in whom the gate lets in. There is nothing else to check: no chain, no name, no date.
