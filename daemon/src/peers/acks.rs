@@ -9,7 +9,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use larder_protocol::stamp::NodeId;
-use larder_protocol::vector::{Origin, VersionVector};
+use larder_protocol::vector::Origin;
 
 use super::Inner;
 use super::error::{Error, Result};
@@ -88,17 +88,6 @@ impl Inner {
         self.acks.sure(&link.connection.peer(), own, last, self.store.starts().first().copied())
     }
 
-    /// Hears how far a peer has come. When it has more of this node's own records than were ever written here, this node begins another life;
-    /// while what it has of them is being looked at, that tells more.
-    pub(super) async fn hear(&self, link: &Link, vector: &VersionVector) -> Result<()> {
-        link.knows(vector);
-        let own = self.store.origin();
-        if link.is_checked(&own) && vector.get(&own) > self.store.vector().get(&own) {
-            self.begin_life(link, own, None, None).await?;
-        }
-        Ok(())
-    }
-
     /// What a peer has of this node's own records was looked at.
     pub(super) async fn looked_at(&self, link: &Link, own: Origin) -> Result<()> {
         link.set_checked(own);
@@ -126,8 +115,11 @@ impl Inner {
             }
             *last = Some(now);
         }
-        // Without a start that is not settled, two of a kind run at once: then what the peer is sure of must do.
-        let sure = fork.or_else(|| fork_point(&self.store.starts(), wrong)).unwrap_or_else(|| self.sure(link, &own));
+        let sure = match fork {
+            Some(fork) => fork,
+            None => fork_point(&self.store.all_starts()?, wrong).unwrap_or_else(|| self.sure(link, &own)),
+        };
+        let sure = wrong.map_or(sure, |wrong| sure.min(wrong.saturating_sub(1)));
         let metrics = Arc::clone(&self.metrics);
         // Counted with it: who waits here may be dropped meanwhile.
         self.store.run(move |store| store.begin_life(own, sure).map(|_| metrics.lives.inc())).await?;

@@ -12,13 +12,13 @@ use larder_protocol::record::Numbered;
 use larder_protocol::vector::{Origin, VersionVector};
 use tokio::time::Instant;
 
-use super::Inner;
 use super::endpoint::{Receiver, Sender, Stream};
 use super::error::{Error, Result};
 use super::links::Link;
 use super::site::{self, Site};
+use super::starts::{self, Telling};
 use super::sync::{Gather, Pace, Part, may_wait, next_batch};
-use super::{roles, starts};
+use super::{Inner, roles};
 use crate::store::{self, Exchange, Store, Told};
 
 /// When a stream whose records were refused is given up, so that the next one asks for them again.
@@ -109,7 +109,7 @@ async fn pull_once(inner: &Inner, link: &Arc<Link>) -> Result<Next> {
         let Some(update) = next else { return Ok(Next::Later) };
         match &update {
             // ORDER: before it is applied, so that it is not sent back to where it came from.
-            Update::Caught(vector) => inner.hear(link, vector).await?,
+            Update::Caught(vector) => link.knows(vector),
             Update::Unlike => {
                 link.be_whole();
                 return Ok(Next::AtOnce);
@@ -144,10 +144,17 @@ async fn pull_once(inner: &Inner, link: &Arc<Link>) -> Result<Next> {
         }
         let whole = part.whole;
         // ORDER: when all has come, so that the starts are among it.
-        if whole && (wrong.is_some() || is_more) {
+        if whole {
             let fork = starts.fork(&inner.store, own, sure, told_of_own)?;
-            inner.begin_life(link, own, fork, wrong).await?;
-            return Ok(Next::AtOnce);
+            if wrong.is_some() || is_more || fork.is_some() {
+                inner.begin_life(link, own, fork, wrong).await?;
+                return Ok(Next::AtOnce);
+            }
+            let mixed = starts.mixed(&inner.store, &link.connection.peer(), covered.as_ref().unwrap_or(&told))?;
+            if !mixed.is_empty() && inner.store.run(move |store| store.mix(&mixed)).await? {
+                // A part of what it wrote has numbers that count as known: it comes whole when the peer has found out and begun another life.
+                return Ok(Next::Later);
+            }
         }
         if let Some((horizon, keys)) = snapshot.take_if(|_| whole) {
             // What is known counts when what the snapshot lacks is gone.
@@ -289,12 +296,12 @@ pub(super) async fn serve_brief(inner: &Arc<Inner>, link: &Arc<Link>, mut stream
 
 /// Sends a peer what it lacks, now and as it is written, until it ends the stream.
 pub(super) async fn serve(inner: &Arc<Inner>, link: &Arc<Link>, stream: Stream, theirs: VersionVector) -> Result<()> {
-    inner.hear(link, &theirs).await?;
+    link.knows(&theirs);
     let Stream { mut send, receive } = stream;
     let mut changes = inner.store.changes();
     // A task of its own, so that no read is ever cut short and taken up again.
-    let mut listener = AbortOnDrop(tokio::spawn(listen(receive, Arc::clone(inner), Arc::clone(link))));
-    let (mut sent, mut is_first, mut starts_told) = (theirs, true, 0);
+    let mut listener = AbortOnDrop(tokio::spawn(listen(receive, Arc::clone(link))));
+    let (mut sent, mut is_first, mut telling) = (theirs, true, Telling::new(link.connection.peer()));
     let horizon = inner.store.horizon();
     let mut copied = None;
     if !sent.covers(&horizon) {
@@ -318,16 +325,17 @@ pub(super) async fn serve(inner: &Arc<Inner>, link: &Arc<Link>, stream: Stream, 
             sent.merge(&link.known());
         }
         // The first exchange has an end even when nothing is sent: now it has heard this node out.
-        if is_first || !sent.covers(&inner.store.vector()) {
-            let from = sent.clone();
-            let exchange = inner.store.run(move |store| store.exchange(&from)).await?;
+        if is_first || telling.has_news(&inner.store) || !sent.covers(&inner.store.vector()) {
+            let (mut from, mut tells) = (sent.clone(), telling);
+            let exchange = inner.store.run(move |store| {
+                let records = tells.tell(store, &mut from)?;
+                Ok::<_, store::Error>((records, store.exchange(&from)?, from, tells))
+            });
+            let (records, exchange, from, tells) = exchange.await?;
+            telling = tells;
             let vector = exchange.vector().clone();
-            // A copy of this folder may have told the peer something else under that number.
-            let starts = inner.store.run(|store| store.own_starts()).await?;
-            if let Some(starts) = starts.filter(|it| it.sequence > std::mem::replace(&mut starts_told, it.sequence))
-                && starts.sequence <= sent.get(&starts.origin)
-            {
-                send.message(&Update::Records(vec![NumberedRecord::from(&starts)])).await?;
+            if !records.is_empty() {
+                send.message(&Update::Records(records.iter().map(NumberedRecord::from).collect())).await?;
             }
             send_records(&inner.store, &mut send, exchange, bounds.clone()).await?;
             // ORDER: after the records. What was purged while they were read is not among them, and it may be that the peer has not seen it, whatever it said in
@@ -336,7 +344,7 @@ pub(super) async fn serve(inner: &Arc<Inner>, link: &Arc<Link>, stream: Stream, 
                 return Ok(());
             }
             // Only what is new: everything that is said of a vector is added to what was said.
-            send.message(&Update::Caught(vector.beyond(&sent))).await?;
+            send.message(&Update::Caught(vector.beyond(&from))).await?;
             sent.merge(&vector);
         }
         is_first = false;
@@ -369,11 +377,9 @@ async fn send_records(store: &Store, send: &mut Sender, mut exchange: Exchange, 
 }
 
 /// Takes note of how far the peer has come, until it ends the stream.
-async fn listen(mut receive: Receiver, inner: Arc<Inner>, link: Arc<Link>) {
+async fn listen(mut receive: Receiver, link: Arc<Link>) {
     while let Ok(Some(Seen(vector))) = receive.message().await {
-        if let Err(error) = inner.hear(&link, &vector).await {
-            tracing::warn!(%error, "what a peer knows was not taken in");
-        }
+        link.knows(&vector);
     }
 }
 

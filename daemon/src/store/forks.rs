@@ -10,12 +10,12 @@
 use std::collections::BTreeMap;
 
 use larder_protocol::record::{Key, Numbered, RawRecord};
-use larder_protocol::stamp::Stamp;
+use larder_protocol::stamp::{NodeId, Stamp};
 use larder_protocol::vector::Origin;
 
 use super::Store;
 use super::error::Result;
-use super::index::{Index, RecordRow, Table, decode};
+use super::index::{Index, RecordRow, Row, Table, decode};
 use super::journal::{Writing, journal_key, parse};
 
 /// What the keys of evidence begin with.
@@ -96,6 +96,17 @@ impl Store {
     /// Numbers under which two records were found, as far as they are kept.
     pub fn forks(&self) -> Result<Vec<Fork>> {
         read(&self.inner.index)
+    }
+
+    /// What was found under numbers of a node's lives that have two records: what shows it that another copy of its folder has written.
+    pub fn evidence_of(&self, node: &NodeId) -> Result<Vec<Numbered>> {
+        let prefix = [EVIDENCE, &node.0].concat();
+        let rows = self.inner.index.scan(Table::Sync, &prefix, b"");
+        let numbered = |row: Result<Row>| {
+            let row: RecordRow = decode(Table::Sync, &row?.1)?;
+            Ok(Numbered { origin: row.origin, sequence: row.sequence, record: parse(&row.record)? })
+        };
+        rows.map(numbered).collect()
     }
 
     /// How many origins have written twice under one number.

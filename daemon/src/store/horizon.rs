@@ -60,7 +60,7 @@ impl Store {
         let before_ms = now_ms().saturating_sub(kept_ms);
         let mut purged = 0;
         for (origin, seen) in seen.iter() {
-            let (mut after, last) = (0, seen.min(limit(&origin)));
+            let (mut after, mut last) = (0, seen.min(limit(&origin)));
             while after < last {
                 let rows = index.scan(Table::Sync, &dead_origin(&origin), &dead_key(&origin, after + 1));
                 let places = rows.take(PART).map(|row| row.map(|(place, _)| place)).collect::<Result<Vec<_>>>()?;
@@ -69,6 +69,8 @@ impl Store {
                 }
                 let mut writing = self.inner.journal.write(index);
                 let mut horizon = writing.horizon().clone();
+                // Who counts a number as known that means two things may have seen the other one.
+                last = last.min(writing.mixed().sure(&origin));
                 for place in places {
                     let sequence = super::journal::sequence_of(&place)?;
                     after = sequence;

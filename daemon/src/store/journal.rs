@@ -21,6 +21,7 @@ use super::error::{Error, Result};
 use super::forks::Forks;
 use super::incarnation::{Lives, META_LIVES};
 use super::index::{Batch, Index, RecordRow, Table, decode};
+use super::mixed::Mixed;
 use super::quarantine::{self, Waiting};
 use super::quota::{Counted, Counts, Quota};
 use super::sums::{META_SUMMED, Moved, Sums};
@@ -67,6 +68,7 @@ struct Writer {
     vector: VersionVector,
     waiting: Waiting,
     forks: Forks,
+    mixed: Mixed,
     sums: Sums,
     counts: Counts,
     horizon: VersionVector,
@@ -82,6 +84,8 @@ pub(super) struct Moves {
     pub waiting: Vec<(RecordRow, bool)>,
     /// Numbers under which two records were found.
     pub forked: Vec<(Origin, u64)>,
+    /// Lives that two copies have written.
+    pub mixed: Option<Mixed>,
     sums: Moved,
     counted: Counted,
     life: Option<Origin>,
@@ -125,7 +129,7 @@ impl Journal {
         let mut lives: Lives = index.row(Table::Meta, META_LIVES)?.unwrap_or_default();
         lives.start(vector.get(&life));
         // A life that begins now has no copy.
-        let fresh = known.map(|_| Start { after: vector.get(&life), mark: uuid::Uuid::new_v4().as_u64_pair().0 });
+        let fresh = known.map(|_| start_after(vector.get(&life)));
         let mut batch = Batch::default();
         index.put_row(&mut batch, Table::Meta, META_LIVES, &lives);
         index.write(batch)?;
@@ -134,6 +138,7 @@ impl Journal {
             vector: vector.clone(),
             waiting: Waiting::open(index)?,
             forks: Forks::open(index)?,
+            mixed: Mixed::open(index)?,
             // ORDER: the sums are counted anew when they must be, and with them the counts.
             sums: Sums::open(index)?,
             counts: Counts::read(index)?,
@@ -262,8 +267,13 @@ impl Writing<'_> {
         if self.journal.is_reader() && key != Key::Member(own) && key != Key::Keys(own) {
             return Err(Error::Reader);
         }
-        let time = self.writer.clock.tick(now_ms());
-        self.record_at(key, value, time)
+        let stamp = self.stamp();
+        self.record_at(key, value, stamp.time)
+    }
+
+    /// The stamp of what is written now.
+    pub(super) fn stamp(&mut self) -> Stamp {
+        Stamp { time: self.writer.clock.tick(now_ms()), node: self.origin().node }
     }
 
     /// Writes a record of this node with a time of the past, which must be later than that of what stands.
@@ -277,14 +287,13 @@ impl Writing<'_> {
         Ok(())
     }
 
-    /// The next number of one of this node's origins. The first one after a start tells of the start, unless every other member was looked at since: so a
-    /// copy of this folder shows itself.
+    /// The next number of one of this node's origins. The first one after a start tells of the start: so a copy of this folder shows itself.
     pub(super) fn next_number(&mut self, origin: Origin) -> Result<u64> {
         if let Some(start) = self.fresh().filter(|_| origin == self.origin()) {
             self.moves.is_start_past = true;
-            if !self.lives().has_settled() && !self.is_reader() {
+            if !self.is_reader() {
                 let starts = self.starts_of(&origin)?.with(start);
-                let time = self.writer.clock.tick(now_ms());
+                let time = self.stamp().time;
                 self.record_at(Key::Starts(origin), Some(Value::Starts(starts)), time)?;
             }
         }
@@ -307,6 +316,11 @@ impl Writing<'_> {
         let place = journal_key(&row.origin, row.sequence);
         self.index.put_row(&mut self.batch, Table::Journal, &place, &(row.record.kind, &row.record.key));
         self.index.put_row(&mut self.batch, table, &key, &row);
+    }
+
+    /// Lives that two copies have written, as they were before this writing.
+    pub(super) fn mixed(&self) -> &Mixed {
+        &self.writer.mixed
     }
 
     pub(super) fn lives(&self) -> &Lives {
@@ -478,6 +492,9 @@ impl Writer {
         for (origin, sequence) in moves.forked {
             self.forks.note(origin, sequence);
         }
+        if let Some(mixed) = moves.mixed {
+            self.mixed = mixed;
+        }
         self.sums.follow(moves.sums);
         self.counts.follow(moves.counted);
         if let Some(lives) = moves.lives {
@@ -493,6 +510,11 @@ impl Writer {
             life.send_replace(new);
         }
     }
+}
+
+/// A start that finds this number.
+pub(super) fn start_after(after: u64) -> Start {
+    Start { after, mark: uuid::Uuid::new_v4().as_u64_pair().0 }
 }
 
 /// The record that stands under a key.

@@ -110,6 +110,8 @@ impl Writing<'_> {
             }
             Verdict::Forked => {
                 applied.forked += 1;
+                let sure = self.starts_of(&origin)?.before(sequence);
+                self.mix(origin, sure)?;
                 if self.forked(&numbered, &at_number.expect("another is there").record)? {
                     tracing::warn!(
                         ?origin,

@@ -1,21 +1,24 @@
-//! Lives that were written by two copies of one data folder, as their lists of starts show: behind which number two nodes may mean different things.
+//! Lives that were written by two copies of one data folder: behind which number two nodes may mean different things.
+//!
+//! Their lists of starts show it, or two records under one number.
 //!
 //! ```text
 //! meta   mixed -> origin -> the last number up to which all copies are the same
 //! ```
 //!
 //! Such numbers say nothing about what the other has seen: who takes a copy of another node's state keeps what it has under them
-//! (see `Store::take_snapshot`). They are numbered anew by their node, once it has found out.
+//! (see `Store::take_snapshot`). The node whose life it is is told everything that is known behind them, so that it finds out and numbers anew what it has.
 
 use std::collections::BTreeMap;
 
 use larder_protocol::record::{Key, Numbered, Value};
-use larder_protocol::starts::{Known, fork};
+use larder_protocol::stamp::NodeId;
+use larder_protocol::starts::{Known, fork, number_in};
 use larder_protocol::vector::{Origin, VersionVector};
 
 use super::Store;
 use super::error::Result;
-use super::index::Table;
+use super::index::{Index, Table};
 use super::journal::Writing;
 
 /// The row of all of them.
@@ -23,41 +26,93 @@ const META_MIXED: &[u8] = b"mixed";
 /// Lives that are remembered.
 const MIXED_MAX: usize = 1000;
 
-/// A life, and up to where it is sure.
-type Mixed = BTreeMap<Origin, u64>;
+/// Lives, and up to where each is sure.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Mixed(BTreeMap<Origin, u64>);
+
+impl Mixed {
+    pub(super) fn open(index: &Index) -> Result<Self> {
+        Ok(Self(index.row(Table::Meta, META_MIXED)?.unwrap_or_default()))
+    }
+
+    /// Up to which number of a life all mean the same.
+    pub(super) fn sure(&self, life: &Origin) -> u64 {
+        self.0.get(life).copied().unwrap_or(u64::MAX)
+    }
+
+    /// Those of one node.
+    pub(super) fn of(&self, node: &NodeId) -> Vec<(Origin, u64)> {
+        self.0.iter().filter(|(life, _)| life.node == *node).map(|(life, sure)| (*life, *sure)).collect()
+    }
+
+    /// Takes note of one; says whether that is news.
+    fn add(&mut self, life: Origin, sure: u64) -> bool {
+        let known = self.0.get(&life).copied();
+        let is_news = known.map_or(self.0.len() < MIXED_MAX, |known| sure < known);
+        if is_news {
+            self.0.insert(life, sure);
+        }
+        is_news
+    }
+}
 
 impl Writing<'_> {
     /// Compares the list of a life's starts that comes with the one that is known.
     pub(super) fn compare_starts(&mut self, numbered: &Numbered) -> Result<()> {
         let (Key::Starts(life), Some(Value::Starts(list))) = (&numbered.record.key, &numbered.record.value) else { return Ok(()) };
-        if *life == self.origin() {
-            return Ok(());
-        }
-        let number = (numbered.origin == *life).then_some(numbered.sequence);
+        let number = number_in(life, &numbered.origin, numbered.sequence);
         let theirs = Known { sure: 0, covered: number.unwrap_or(u64::MAX), lists: vec![(number, list.clone())] };
-        let Some(sure) = fork(&self.starts_of(life)?, &theirs).filter(|fork| *fork < self.vector.get(life)) else { return Ok(()) };
-        let mut mixed: Mixed = self.index.row(Table::Meta, META_MIXED)?.unwrap_or_default();
-        let before = mixed.get(life).copied();
-        if before.is_some_and(|before| before <= sure) || (before.is_none() && mixed.len() >= MIXED_MAX) {
-            return Ok(());
+        match fork(&self.starts_of(life)?, &theirs).filter(|fork| *fork < self.vector.get(life)) {
+            Some(sure) => self.mix(*life, sure).map(drop),
+            None => Ok(()),
         }
-        tracing::warn!(
-            ?life,
-            sure,
-            "two copies of a node's data folder have written under its name; what they wrote is kept, and numbered anew when the node finds out"
-        );
-        mixed.insert(*life, sure);
-        self.index.put_row(&mut self.batch, Table::Meta, META_MIXED, &mixed);
-        Ok(())
+    }
+
+    /// Takes note that two copies have written different things behind a number of a life; says whether that is news. This node's own life ends before
+    /// that counts for it.
+    pub(super) fn mix(&mut self, life: Origin, sure: u64) -> Result<bool> {
+        if life == self.origin() {
+            return Ok(false);
+        }
+        let mut mixed = self.moves.mixed.take().unwrap_or_else(|| self.mixed().clone());
+        let is_news = mixed.add(life, sure);
+        if is_news {
+            tracing::warn!(
+                ?life,
+                sure,
+                "two copies of a node's data folder have written under its name; what they wrote is kept, and numbered anew when the node finds out"
+            );
+            self.index.put_row(&mut self.batch, Table::Meta, META_MIXED, &mixed.0);
+        }
+        self.moves.mixed = Some(mixed);
+        Ok(is_news)
     }
 }
 
 impl Store {
     /// What a peer covers, but for numbers that may mean two things.
-    pub fn unmixed(&self, covered: &VersionVector) -> Result<VersionVector> {
-        let mixed: Mixed = self.inner.index.row(Table::Meta, META_MIXED)?.unwrap_or_default();
+    pub fn unmixed(&self, covered: &VersionVector) -> VersionVector {
         let mut sure = covered.clone();
-        mixed.iter().for_each(|(life, upto)| sure.lower(life, *upto));
-        Ok(sure)
+        let writing = self.inner.journal.write(&self.inner.index);
+        writing.mixed().0.iter().for_each(|(life, upto)| sure.lower(life, *upto));
+        sure
+    }
+
+    /// The lives of a node that are mixed, and up to where each is sure.
+    pub fn mixed_of(&self, node: &NodeId) -> Vec<(Origin, u64)> {
+        self.inner.journal.write(&self.inner.index).mixed().of(node)
+    }
+
+    /// Takes note of lives that are mixed; says whether one of them is news.
+    pub fn mix(&self, lives: &[(Origin, u64)]) -> Result<bool> {
+        let mut writing = self.inner.journal.write(&self.inner.index);
+        let mut is_news = false;
+        for (life, sure) in lives {
+            is_news |= writing.mix(*life, *sure)?;
+        }
+        if is_news {
+            writing.commit()?;
+        }
+        Ok(is_news)
     }
 }

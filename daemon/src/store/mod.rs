@@ -336,7 +336,9 @@ impl Store {
     /// (but not for origins of which a record was refused, so that it is sent again).
     pub fn apply(&self, records: Vec<Numbered>, advance: &VersionVector) -> Result<Applied> {
         self.inner.space.check(0, space::IndexPart::Records)?;
-        self.inner.journal.merge(&self.inner.index, records, advance)
+        let applied = self.inner.journal.merge(&self.inner.index, records, advance)?;
+        self.end_former_lives()?;
+        Ok(applied)
     }
 
     /// What is durably known of each origin, this node's own included. Does not block.

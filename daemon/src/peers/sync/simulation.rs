@@ -1,5 +1,5 @@
 //! Nodes that are maps, clocks and vectors, and take the same decisions as the store and the exchange do, in the same order: partitions, one-way ones
-//! too, kills, wrong clocks, lost disks, restored copies, and members that are away for longer than deletes are remembered.
+//! too, kills, wrong clocks, lost disks, restored copies, clones that run beside what they were copied from, and members that are away for longer than deletes are remembered.
 //! Everything follows from a seed.
 //!
 //! What must hold at the end, when all is whole again: everyone knows the same and holds the same (I5); nothing that was deleted is there (I4); everything that
@@ -27,7 +27,7 @@ const LAPSE: Duration = Duration::from_millis(30 * DAY_MS);
 /// Tags that are pushed again and again.
 const NAMES: u64 = 3;
 
-/// Nodes that are restored from a copy in one run, each once. One that is restored again and again, before it has met all others, can tell others under one
+/// Nodes that are restored from a copy or cloned in one run, each once. One that is restored again and again, before it has met all others, can tell others under one
 /// number what no vector shows; then what differs is found by its sums, and a delete may be undone.
 const RESTORED_MAX: usize = 1;
 
@@ -38,16 +38,33 @@ struct Node {
     up: bool,
     /// How far its clock is ahead.
     skew_ms: u64,
-    /// Whose knowledge of which own origin was looked at since the start.
+    /// Which member it is: a clone is the same as another.
+    member: usize,
+    /// Whose knowledge of which own origin was looked at over the link that is up.
     checked: BTreeSet<(usize, Origin)>,
+    /// The same since the start.
+    looked_at: BTreeSet<(usize, Origin)>,
+    /// The node that is linked with of each member.
+    linked: BTreeMap<usize, usize>,
     copy: Option<Disk>,
 }
 
 impl Node {
+    fn new(member: usize, disk: Disk) -> Self {
+        let (checked, looked_at, linked) = (BTreeSet::new(), BTreeSet::new(), BTreeMap::new());
+        Self { disk, up: true, skew_ms: 0, member, checked, looked_at, linked, copy: None }
+    }
+
+    fn begin(&mut self, mark: u64) {
+        self.checked.clear();
+        self.looked_at.clear();
+        self.linked.clear();
+        self.disk.start(mark);
+    }
+
     fn start(&mut self, mark: u64) {
         if !std::mem::replace(&mut self.up, true) {
-            self.checked.clear();
-            self.disk.start(mark);
+            self.begin(mark);
         }
     }
 }
@@ -60,6 +77,8 @@ struct Pull {
     is_first: bool,
     /// The number of the last list of its own starts that the peer has told.
     starts_told: u64,
+    /// Lives of the reader's that the peer has told that they are mixed, and from where.
+    mixed: BTreeMap<Origin, u64>,
     way: VecDeque<Update>,
     gather: Gather,
     snapshot: Option<(VersionVector, BTreeSet<Vec<u8>>)>,
@@ -73,7 +92,9 @@ struct Pull {
 struct World {
     random: Random,
     now_ms: u64,
+    /// Clones come last.
     nodes: Vec<Node>,
+    members: usize,
     pulls: BTreeMap<(usize, usize), Pull>,
     /// From, to: nothing passes.
     cuts: BTreeSet<(usize, usize)>,
@@ -91,11 +112,11 @@ impl World {
     fn new(seed: u64) -> Self {
         let mut random = Random::new(seed);
         let count = 3 + random.below(3) as usize;
-        let node = |node| Node { disk: Disk::new(node, 1), up: true, skew_ms: 0, checked: BTreeSet::new(), copy: None };
         Self {
             random,
             now_ms: 50 * YEAR_MS,
-            nodes: (0..count).map(node).collect(),
+            nodes: (0..count).map(|member| Node::new(member, Disk::new(member, 1))).collect(),
+            members: count,
             pulls: BTreeMap::new(),
             cuts: BTreeSet::new(),
             incarnations: 1,
@@ -156,7 +177,8 @@ impl World {
     /// A node's disk is another one now: what nobody has any more is forgiven.
     fn lost(&mut self, node: usize) {
         self.pulls.retain(|(from, to), _| *from != node && *to != node);
-        self.nodes[node].checked.clear();
+        let Node { checked, looked_at, linked, .. } = &mut self.nodes[node];
+        (*checked, *looked_at, *linked) = Default::default();
         let nodes = &self.nodes;
         self.must_live.retain(|key| nodes.iter().any(|node| node.disk.holds(key)));
         self.must_die.retain(|key| nodes.iter().any(|node| node.disk.knows_dead(key)));
@@ -174,43 +196,73 @@ impl World {
 
     /// Up to which of its own numbers `of` is sure that `peer` means the same.
     fn sure(&self, of: usize, peer: usize) -> u64 {
-        let disk = &self.nodes[of].disk;
+        let (disk, peer) = (&self.nodes[of].disk, self.nodes[peer].member);
         let (last, said) = (disk.vector.get(&disk.origin), disk.acks.get(&peer).map_or(0, |(vector, _)| vector.get(&disk.origin)));
         disk.starts.first().copied().unwrap_or(last).max(said).min(last)
     }
 
     /// A node hears how far a peer has come.
     fn hear(&mut self, node: usize, peer: usize, vector: &VersionVector) {
-        let own = self.nodes[node].disk.origin;
+        let (own, member) = (self.nodes[node].disk.origin, self.nodes[peer].member);
         if vector.get(&own) > self.nodes[node].disk.vector.get(&own) {
-            // While it is being looked at, what comes tells more.
-            if self.nodes[node].checked.contains(&(peer, own)) {
-                self.begin_life(node, peer, None, None);
-            }
+            // What comes on its stream tells more.
             return;
         }
-        let is_checked = self.nodes[node].checked.contains(&(peer, own));
-        let (known, silent_ms) = self.nodes[node].disk.acks.entry(peer).or_default();
+        let is_checked = self.nodes[node].checked.contains(&(member, own));
+        let (known, silent_ms) = self.nodes[node].disk.acks.entry(member).or_default();
         known.merge(&vector.iter().filter(|(origin, _)| *origin != own || is_checked).collect());
         *silent_ms = 0;
     }
 
     fn begin_life(&mut self, node: usize, peer: usize, fork: Option<u64>, wrong: Option<u64>) {
+        let (disk, member) = (&self.nodes[node].disk, self.nodes[peer].member);
+        let said = disk.acks.get(&member).map_or(0, |(vector, _)| vector.get(&disk.origin));
+        let sure = fork.or_else(|| fork_point(&disk.all_starts(), wrong)).unwrap_or(said);
+        let sure = wrong.map_or(sure, |wrong| sure.min(wrong - 1));
+        let own = self.nodes[node].disk.origin;
+        self.end_lives(node, &[(own, sure)]);
+    }
+
+    /// A node begins another life when it turns out that two copies have written in one that is over.
+    fn end_former_lives(&mut self, node: usize) {
         let disk = &self.nodes[node].disk;
-        let said = disk.acks.get(&peer).map_or(0, |(vector, _)| vector.get(&disk.origin));
-        let sure = fork.or_else(|| fork_point(&disk.starts, wrong)).unwrap_or(said);
-        let incarnation = self.next_incarnation();
-        self.story.push(format!("{node} begins life {incarnation}, as {peer} shows; sure of {sure}"));
-        let clock = self.clock(node);
-        self.nodes[node].disk.begin_life(sure, incarnation, clock);
+        let ended = disk.former_lives();
+        if !ended.is_empty() {
+            self.end_lives(node, &ended);
+        }
+    }
+
+    fn end_lives(&mut self, node: usize, ended: &[(Origin, u64)]) {
+        let (incarnation, clock) = (self.next_incarnation(), self.clock(node));
+        let sure: Vec<_> = ended.iter().map(|(life, sure)| (life.incarnation, sure)).collect();
+        self.story.push(format!("{node} begins life {incarnation}; sure of {sure:?}"));
+        self.nodes[node].disk.end_lives(ended, incarnation, clock);
+    }
+
+    /// A node is linked with one at a time of those that are the same member.
+    fn link(&mut self, node: usize, peer: usize) {
+        let member = self.nodes[peer].member;
+        if self.nodes[node].linked.insert(member, peer) == Some(peer) {
+            return;
+        }
+        let nodes = &self.nodes;
+        self.pulls.retain(|(from, to), _| {
+            let other = if *from == node { *to } else { *from };
+            !(*from == node || *to == node) || other == peer || nodes[other].member != member
+        });
+        self.nodes[node].checked.retain(|(looked_at, _)| *looked_at != member);
     }
 
     fn open(&mut self, from: usize, to: usize) {
-        if from == to || !self.passes(from, to) || !self.passes(to, from) || self.pulls.contains_key(&(from, to)) {
+        let member = self.nodes[from].member;
+        let is_same = member == self.nodes[to].member;
+        if is_same || !self.passes(from, to) || !self.passes(to, from) || self.pulls.contains_key(&(from, to)) {
             return;
         }
+        self.link(from, to);
+        self.link(to, from);
         let own = self.nodes[to].disk.origin;
-        let mut ours = self.nodes[to].disk.known(|origin| !self.nodes[to].checked.contains(&(from, *origin)));
+        let mut ours = self.nodes[to].disk.known(|origin| !self.nodes[to].checked.contains(&(member, *origin)));
         let sure = self.sure(to, from);
         ours.lower(&own, sure);
         self.hear(from, to, &ours);
@@ -228,6 +280,7 @@ impl World {
                 sent: ours,
                 is_first: true,
                 starts_told: 0,
+                mixed: BTreeMap::new(),
                 way: VecDeque::new(),
                 gather,
                 snapshot: None,
@@ -238,25 +291,39 @@ impl World {
         );
     }
 
-    fn send(&mut self, from: usize, to: usize) {
-        let is_cut = !self.passes(from, to);
-        let (Some(pull), disk) = (self.pulls.get_mut(&(from, to)), &self.nodes[from].disk) else { return };
-        if is_cut || (!pull.is_first && pull.sent.covers(&disk.vector)) {
+    fn send(&mut self, peer: usize, to: usize) {
+        let (is_cut, reader) = (!self.passes(peer, to), self.nodes[to].disk.origin.node);
+        let (Some(pull), disk) = (self.pulls.get_mut(&(peer, to)), &self.nodes[peer].disk) else { return };
+        // A copy of the reader's folder has written too: it is told what is known behind the place.
+        let mixed = disk.mixed.iter().filter(|(life, sure)| life.node == reader && pull.mixed.get(life).is_none_or(|told| *sure < told));
+        let mixed: Vec<_> = mixed.map(|(life, sure)| (*life, *sure)).collect();
+        let is_news = !mixed.is_empty();
+        if is_cut || (!pull.is_first && pull.sent.covers(&disk.vector) && !is_news) {
             return;
         }
         if !pull.sent.covers(&disk.horizon) {
             if !pull.is_first {
-                return drop(self.pulls.remove(&(from, to)));
+                return drop(self.pulls.remove(&(peer, to)));
             }
             pull.way.push_back(Update::Snapshot(disk.horizon.clone()));
             pull.sent = VersionVector::default();
+        }
+        let mut from = pull.sent.clone();
+        if pull.is_first {
+            let starts: Vec<_> = disk.starts_of(&reader).iter().map(NumberedRecord::from).collect();
+            pull.way.extend((!starts.is_empty()).then_some(Update::Records(starts)));
+        }
+        if is_news {
+            mixed.iter().for_each(|(life, sure)| from.lower(life, *sure));
+            pull.way.extend(disk.evidence_of(&reader).iter().map(|it| Update::Records(vec![NumberedRecord::from(it)])));
+            pull.mixed.extend(mixed);
         }
         if let Some(starts) = disk.own_starts().filter(|it| it.sequence > std::mem::replace(&mut pull.starts_told, it.sequence)) {
             let is_covered = starts.sequence <= pull.sent.get(&starts.origin);
             pull.way.extend(is_covered.then(|| Update::Records(vec![NumberedRecord::from(&starts)])));
         }
-        pull.way.extend(disk.lacks(&pull.sent).iter().map(|it| Update::Records(vec![NumberedRecord::from(it)])));
-        pull.way.push_back(Update::Caught(disk.vector.beyond(&pull.sent)));
+        pull.way.extend(disk.lacks(&from).iter().map(|it| Update::Records(vec![NumberedRecord::from(it)])));
+        pull.way.push_back(Update::Caught(disk.vector.beyond(&from)));
         pull.sent.merge(&disk.vector);
         pull.is_first = false;
     }
@@ -292,9 +359,10 @@ impl World {
             }
             let is_more = covered.get(&pull.own) > disk.vector.get(&pull.own);
             let wrong = disk.first_wrong(&returned);
-            pull.starts.extend(returned.iter().filter(|it| matches!(it.record.key, Key::Starts(_))).cloned());
+            let told = returned.iter().chain(&part.records).filter(|it| matches!(it.record.key, Key::Starts(_)));
+            pull.starts.extend(told.cloned());
             let fork = disk.fork(&pull.starts, pull.sure, covered.get(&pull.own));
-            if wrong.is_some() || is_more {
+            if wrong.is_some() || is_more || fork.is_some() {
                 return self.begin_life(to, from, fork, wrong);
             }
             pull.confirmed.extend(returned.iter().map(|it| it.sequence));
@@ -303,7 +371,9 @@ impl World {
             part.trim(&disk.known(|_| true));
             let snapshot = pull.snapshot.take();
             disk.apply(part.records, if snapshot.is_some() { &nothing } else { &advance }, clock);
-            let is_first = !self.nodes[to].checked.contains(&(from, pull.own));
+            self.end_former_lives(to);
+            let (members, member) = (self.members, self.nodes[from].member);
+            let is_first = !self.nodes[to].checked.contains(&(member, pull.own));
             let disk = &mut self.nodes[to].disk;
             if is_first {
                 // ORDER: before the snapshot asks by number. What the peer counts as known and has not sent back was superseded there, or is not what it knows.
@@ -314,11 +384,12 @@ impl World {
                 disk.take_snapshot(&told, [&covered, &agreed, &horizon]);
                 self.story.push(format!("{to} takes a snapshot of {from}"));
             }
-            let unsure: Vec<_> = self.nodes[to].disk.unsure.keys().chain([&pull.own]).map(|origin| (from, *origin)).collect();
-            self.nodes[to].checked.extend(unsure);
-            let checked = &self.nodes[to].checked;
-            if (0..self.nodes.len()).all(|other| other == to || checked.contains(&(other, pull.own))) {
-                self.nodes[to].disk.starts.clear();
+            let node = &mut self.nodes[to];
+            let looked_at = node.disk.unsure.keys().chain([&pull.own]).map(|origin| (member, *origin));
+            node.checked.extend(looked_at.clone());
+            node.looked_at.extend(looked_at);
+            if (0..members).all(|other| other == node.member || node.looked_at.contains(&(other, pull.own))) {
+                node.disk.starts.clear();
             }
             if self.passes(to, from) {
                 let vector = self.nodes[to].disk.vector.clone();
@@ -326,6 +397,24 @@ impl World {
             }
         }
         self.pulls.insert((from, to), pull);
+    }
+
+    /// A copy of a node's folder runs beside it.
+    fn clone_node(&mut self, node: usize) {
+        self.restored.insert(node);
+        let marks = [self.next_mark(), self.next_mark()];
+        let mut clone = Node::new(self.nodes[node].member, self.nodes[node].disk.clone());
+        clone.begin(marks[0]);
+        self.pulls.retain(|(from, to), _| *from != node && *to != node);
+        self.nodes[node].begin(marks[1]);
+        let disk = &clone.disk;
+        self.story.push(format!(
+            "{} is a clone of {node}, in life {} at {}",
+            self.nodes.len(),
+            disk.origin.incarnation,
+            disk.vector.get(&disk.origin)
+        ));
+        self.nodes.push(clone);
     }
 
     fn days(&mut self, days: u64) {
@@ -336,8 +425,9 @@ impl World {
         self.mend();
         self.now_ms += days * DAY_MS;
         for node in (0..self.nodes.len()).filter(|node| self.nodes[*node].up).collect::<Vec<_>>() {
-            for other in (0..self.nodes.len()).filter(|other| *other != node).collect::<Vec<_>>() {
-                let is_there = self.passes(node, other) && self.passes(other, node);
+            for other in (0..self.members).filter(|other| *other != self.nodes[node].member).collect::<Vec<_>>() {
+                let is_there =
+                    (0..self.nodes.len()).any(|it| self.nodes[it].member == other && self.passes(node, it) && self.passes(it, node));
                 let (_, silent_ms) = self.nodes[node].disk.acks.entry(other).or_default();
                 *silent_ms = if is_there { 0 } else { *silent_ms + days * DAY_MS };
             }
@@ -368,10 +458,11 @@ impl World {
             }
             22 if self.random.chance(30) => self.nodes[a].skew_ms = [0, 1000, 2 * DRIFT_MS, YEAR_MS][self.random.below(4) as usize],
             23 => self.nodes[a].skew_ms = 0,
-            24 if self.random.chance(20) => {
+            // A clone whose disk is lost has nothing to tell.
+            24 if self.random.chance(20) && a < self.members => {
                 let incarnation = self.next_incarnation();
                 self.story.push(format!("{a} loses its disk, and begins life {incarnation}"));
-                self.nodes[a].disk = Disk::new(a, incarnation);
+                self.nodes[a].disk = Disk::new(self.nodes[a].member, incarnation);
                 self.lost(a);
             }
             25 => self.nodes[a].copy = Some(self.nodes[a].disk.clone()),
@@ -380,10 +471,11 @@ impl World {
                     self.story.push(format!("{a} is restored to life {} at {}", copy.origin.incarnation, copy.vector.get(&copy.origin)));
                     self.nodes[a].disk = copy;
                     let mark = self.next_mark();
-                    self.nodes[a].disk.start(mark);
+                    self.nodes[a].begin(mark);
                     self.lost(a);
                 }
             }
+            31 if self.random.chance(30) && self.restored.len() < RESTORED_MAX => self.clone_node(a),
             27 if self.random.chance(30) => {
                 let days = 1 + self.random.below(40);
                 self.days(days);
@@ -391,7 +483,8 @@ impl World {
             28..=29 if is_up => {
                 let before = self.nodes[a].disk.standing.len();
                 let clock = self.clock(a);
-                self.nodes[a].disk.purge((0..count as usize).filter(|other| *other != a), clock);
+                let own = self.nodes[a].member;
+                self.nodes[a].disk.purge((0..self.members).filter(|other| *other != own), clock);
                 if self.nodes[a].disk.standing.len() < before {
                     self.story.push(format!("{a} forgets what was deleted"));
                 }
@@ -422,6 +515,11 @@ impl World {
         self.settle(2);
         self.now_ms += 3 * YEAR_MS;
         self.settle(4 * self.nodes.len());
+        // Clones are found out, and stopped.
+        self.pulls.clear();
+        self.nodes.truncate(self.members);
+        let nodes = &self.nodes;
+        self.must_die.retain(|key| nodes.iter().any(|node| node.disk.knows_dead(key)));
     }
 
     /// Streams between all that reach each other bring what they have, some times over.
@@ -458,7 +556,7 @@ impl World {
         let count = self.nodes.len();
         for (from, to) in (0..count * count).map(|pair| (pair / count, pair % count)).filter(|(from, to)| from != to) {
             let is_alike = self.nodes[from].disk.vector == self.nodes[to].disk.vector;
-            if !is_alike || !self.passes(from, to) || !self.passes(to, from) {
+            if !is_alike || self.nodes[from].member == self.nodes[to].member || !self.passes(from, to) || !self.passes(to, from) {
                 continue;
             }
             let clock = self.clock(to);
@@ -473,7 +571,7 @@ impl World {
                 match judge(&row.raw, disk.here(&row.raw, &place), false) {
                     Verdict::Stands => {
                         let _ = disk.clock.observe(row.raw.stamp.time, clock, DRIFT_MS);
-                        disk.stand(row);
+                        disk.stand_under_a_sure_number(row, clock);
                     }
                     Verdict::Forked if disk.standing.get(&row.raw.key).is_none_or(|standing| row.raw.beats(&standing.raw)) => {
                         let sequence = disk.next_number(clock);
@@ -482,6 +580,7 @@ impl World {
                     _ => {}
                 }
             }
+            self.end_former_lives(to);
         }
     }
 

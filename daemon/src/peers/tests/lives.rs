@@ -84,33 +84,59 @@ async fn f11_what_a_restored_node_wrote_alone_is_not_lost() {
     assert_eq!(b.metrics.lives.get(), 0);
 }
 
+/// A site, stopped, and a copy of its folder that listens elsewhere.
+async fn twice(site: Site) -> (Place, Place) {
+    let place = site.stop().await;
+    let folder = tempfile::tempdir().expect("folder");
+    copy(&place.config.data_dir, &folder.path().join("data"));
+    let mut config = place.config.clone();
+    config.data_dir = folder.path().join("data");
+    config.peers.listen = UdpSocket::bind("127.0.0.1:0").and_then(|socket| socket.local_addr()).expect("a free port");
+    (place, Place { config, _folder: folder })
+}
+
+/// Waits until what two of a kind wrote is with the third. They push each other off the wire, and each has its turns; who was pushed off waits longer
+/// each time.
+async fn both_have_told(b: &Site, tags: &[(&str, Digest)]) {
+    let told = || tags.iter().all(|(tag, digest)| b.tag(tag) == Some(*digest));
+    for _ in 0..400 {
+        if told() {
+            break;
+        }
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+    until("what both wrote is with the third", told).await;
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn f11_two_nodes_with_one_folder_are_found_out_and_lose_nothing() {
     let (a, b) = (Site::start("a", "x").await, Site::start("b", "x").await);
     a.let_in(&b).await;
     let one = a.push_image("one").await;
     all_have(&[&a, &b], &[("one", one)]).await;
-    let place = a.stop().await;
-    let folder = tempfile::tempdir().expect("folder");
-    copy(&place.config.data_dir, &folder.path().join("data"));
-    let mut config = place.config.clone();
-    config.data_dir = folder.path().join("data");
-    config.peers.listen = UdpSocket::bind("127.0.0.1:0").and_then(|socket| socket.local_addr()).expect("a free port");
-    let (a, clone) = (place.start().await, Place { config, _folder: folder }.start().await);
+    let (a, clone) = twice(a).await;
+    let (a, clone) = (a.start().await, clone.start().await);
     assert_eq!(a.node(), clone.node());
     let (two, three) = (a.push_image("two").await, clone.push_image("three").await);
-    // They push each other off the wire, and each has its turns.
-    let both = || b.tag("two") == Some(two) && b.tag("three") == Some(three);
-    for _ in 0..400 {
-        // Who was pushed off waits longer each time.
-        if both() {
-            break;
-        }
-        tokio::time::sleep(Duration::from_millis(100)).await;
-    }
-    until("what both wrote is with the third", both).await;
+    both_have_told(&b, &[("two", two), ("three", three)]).await;
     until("and it has found the clone", || b.metrics.cloned_nodes.get() == 1).await;
     assert!(a.metrics.lives.get() + clone.metrics.lives.get() >= 1);
+    drop(clone.stop().await);
+    all_have(&[&a, &b], &[("one", one), ("two", two), ("three", three)]).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn f11_a_clone_that_begins_to_write_when_all_were_looked_at_is_found_out() {
+    let (a, b) = (Site::start("a", "x").await, Site::start("b", "x").await);
+    a.let_in(&b).await;
+    let one = a.push_image("one").await;
+    all_have(&[&a, &b], &[("one", one)]).await;
+    let (a, clone) = twice(a).await;
+    // One after the other meets all members, and nothing is written: nobody has a reason to look again.
+    let (a, clone) = (a.start().await, clone.start().await);
+    until("both were looked at", || a.store.starts().is_empty() && clone.store.starts().is_empty()).await;
+    let (two, three) = (a.push_image("two").await, clone.push_image("three").await);
+    both_have_told(&b, &[("two", two), ("three", three)]).await;
     drop(clone.stop().await);
     all_have(&[&a, &b], &[("one", one), ("two", two), ("three", three)]).await;
 }

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use larder_protocol::merge::{Fate, Here, SeenBy, Verdict, fate, is_foreign, judge};
 use larder_protocol::record::{Key, RawRecord, Value};
 use larder_protocol::stamp::{Clock, NodeId, Stamp};
-use larder_protocol::starts::{Known, Start, Starts, fork};
+use larder_protocol::starts::{Known, Start, Starts, fork, number_in};
 
 use super::*;
 
@@ -37,6 +37,8 @@ pub(super) struct Disk {
     pub(super) unsure: BTreeMap<Origin, u64>,
     /// Origins that wrote twice under one number: behind which one nothing is sure.
     pub(super) forks: BTreeMap<Origin, u64>,
+    /// What was found under such numbers.
+    pub(super) evidence: Vec<Row>,
     /// Lives whose starts show that two copies wrote them, and up to where both are the same.
     pub(super) mixed: BTreeMap<Origin, u64>,
     /// The stamps of tombstones that are purged.
@@ -60,6 +62,7 @@ impl Disk {
             fresh: None,
             unsure: BTreeMap::new(),
             forks: BTreeMap::new(),
+            evidence: Vec::new(),
             mixed: BTreeMap::new(),
             graves: BTreeMap::new(),
             buried: BTreeSet::new(),
@@ -88,6 +91,11 @@ impl Disk {
         self.fresh.iter().fold(self.told(&self.origin), |told, start| told.with(*start))
     }
 
+    /// The numbers at the starts of this life, settled or not.
+    pub(super) fn all_starts(&self) -> BTreeSet<u64> {
+        self.starts.iter().copied().chain(self.life().0.iter().map(|start| start.after)).collect()
+    }
+
     /// Where this folder and what a peer has of its life part, as far as starts tell.
     pub(super) fn fork(&self, told: &[Numbered], sure: u64, covered: u64) -> Option<u64> {
         fork(&self.life(), &Known { sure, covered, lists: lists(told, &self.origin) })
@@ -98,13 +106,18 @@ impl Disk {
         let Ok(larder_protocol::record::Record { key: Key::Starts(life), value: Some(Value::Starts(list)), .. }) = row.raw.parse() else {
             return;
         };
-        let number = (row.origin == life).then_some(row.sequence);
+        let number = number_in(&life, &row.origin, row.sequence);
         let known = Known { sure: 0, covered: number.unwrap_or(u64::MAX), lists: vec![(number, list)] };
         let fork = fork(&self.told(&life), &known).filter(|fork| *fork < self.vector.get(&life) && life != self.origin);
         if let Some(fork) = fork {
-            let sure = self.mixed.entry(life).or_insert(u64::MAX);
-            *sure = (*sure).min(fork);
+            self.mix(life, fork);
         }
+    }
+
+    /// Behind a number of a life two copies have written different things.
+    fn mix(&mut self, life: Origin, sure: u64) {
+        let known = self.mixed.entry(life).or_insert(u64::MAX);
+        *known = (*known).min(sure);
     }
 
     /// What a peer covers, but for what it means something else by than this node does.
@@ -123,7 +136,7 @@ impl Disk {
     /// The next own number. The first one after a start that is not settled tells of the starts.
     pub(super) fn next_number(&mut self, now_ms: u64) -> u64 {
         let life = self.life();
-        if self.fresh.take().is_some() && !self.starts.is_empty() {
+        if self.fresh.take().is_some() {
             self.write(&Key::Starts(self.origin), Some(Value::Starts(life)), now_ms);
         }
         let sequence = self.vector.get(&self.origin) + 1;
@@ -159,6 +172,15 @@ impl Disk {
         }
         self.numbers.insert((row.origin, row.sequence), row.raw.key.clone());
         self.standing.insert(row.raw.key.clone(), row);
+    }
+
+    /// Lets a record stand that comes; under a number of this node's, when another copy of its folder may mean something else by the one that it has.
+    pub(super) fn stand_under_a_sure_number(&mut self, mut row: Row, now_ms: u64) {
+        if self.unsure.get(&row.origin).is_some_and(|sure| row.sequence > *sure) {
+            let sequence = self.next_number(now_ms);
+            (row.origin, row.sequence) = (self.origin, sequence);
+        }
+        self.stand(row);
     }
 
     pub(super) fn remove(&mut self, key: &[u8]) {
@@ -201,11 +223,7 @@ impl Disk {
                 continue;
             }
             match judge(&row.raw, self.here(&row.raw, &place), is_far) {
-                Verdict::Stands if self.unsure.get(&place.0).is_some_and(|sure| place.1 > *sure) => {
-                    let sequence = self.next_number(now_ms);
-                    self.stand(Row { origin: self.origin, sequence, raw: row.raw });
-                }
-                Verdict::Stands => self.stand(row),
+                Verdict::Stands => self.stand_under_a_sure_number(row, now_ms),
                 Verdict::Waits => {
                     self.numbers.insert(place, row.raw.key.clone());
                     self.waiting.insert(place, row);
@@ -213,11 +231,21 @@ impl Disk {
                 Verdict::Forked => {
                     let sure = self.forks.entry(place.0).or_insert(u64::MAX);
                     *sure = (*sure).min(place.1 - 1);
+                    self.mix(place.0, self.told(&place.0).before(place.1));
+                    let both = self.at_number(&place).cloned().into_iter().chain([row]);
+                    self.evidence.extend(both.filter(|row| !self.evidence.contains(row)).collect::<Vec<_>>());
                 }
                 Verdict::Lost | Verdict::Known => {}
             }
         }
         self.advance(advance);
+    }
+
+    /// Lives of this node that are over, in which it turns out that two copies have written, and up to where each is sure.
+    pub(super) fn former_lives(&self) -> Vec<(Origin, u64)> {
+        let is_former = |life: &Origin| life.node == self.origin.node && *life < self.origin;
+        let is_news = |(life, sure): &(&Origin, &u64)| is_former(life) && self.unsure.get(life).is_none_or(|known| *sure < known);
+        self.mixed.iter().filter(is_news).map(|(life, sure)| (*life, *sure)).collect()
     }
 
     pub(super) fn advance(&mut self, advance: &VersionVector) {
@@ -253,20 +281,30 @@ impl Disk {
         let own = (self.vector.get(&self.origin), self.horizon.get(&self.origin));
         let wrong = returned.iter().filter(|numbered| {
             let (raw, place) = (numbered.record.to_raw(), (numbered.origin, numbered.sequence));
-            is_foreign(&raw, numbered.sequence, self.here(&raw, &place), own)
+            let is_twice = returned.iter().any(|other| other.sequence == numbered.sequence && other.record != numbered.record);
+            is_twice || is_foreign(&raw, numbered.sequence, self.here(&raw, &place), own)
         });
         wrong.map(|numbered| numbered.sequence).min()
     }
 
-    pub(super) fn begin_life(&mut self, sure: u64, incarnation: u64, now_ms: u64) {
-        let old = self.origin;
-        let (sure, last) = (sure.min(self.vector.get(&old)), self.vector.get(&old));
-        self.origin = Origin { node: old.node, incarnation };
+    /// Ends lives, each behind the number up to which it is sure, and begins another one.
+    pub(super) fn end_lives(&mut self, ended: &[(Origin, u64)], incarnation: u64, now_ms: u64) {
+        let lists: Vec<_> = ended.iter().map(|(life, sure)| (*life, *sure, self.told(life))).collect();
+        self.origin = Origin { node: self.origin.node, incarnation };
         self.fresh = None;
-        self.renumber(old, (sure, last), &BTreeSet::new(), now_ms);
-        self.vector.lower(&old, sure);
-        self.unsure.insert(old, sure);
+        for (life, sure) in ended {
+            let last = self.vector.get(life);
+            let sure = last.min(*sure);
+            self.renumber(*life, (sure, u64::MAX), &BTreeSet::new(), now_ms);
+            self.vector.lower(life, sure);
+            self.unsure.insert(*life, sure);
+        }
         self.starts.clear();
+        for (life, sure, list) in lists {
+            // Whoever knows of that life hears that it is mixed.
+            let list = list.with(Start { after: sure, mark: incarnation << 32 });
+            self.write(&Key::Starts(life), Some(Value::Starts(list)), now_ms);
+        }
     }
 
     /// Gives own records new numbers, but for those that are confirmed.
@@ -275,13 +313,28 @@ impl Disk {
             return;
         }
         let own: Vec<_> = self.numbers.range((of, after + 1)..=(of, upto)).map(|(place, key)| (*place, key.clone())).collect();
-        for (place, key) in own.into_iter().filter(|(place, _)| !confirmed.contains(&place.1)) {
+        let stands = |place: &Place, key: &Vec<u8>| self.standing.get(key).is_some_and(|row| (row.origin, row.sequence) == *place);
+        let own: Vec<_> = own.into_iter().filter(|(place, key)| !confirmed.contains(&place.1) && stands(place, key)).collect();
+        for (place, key) in own {
             let sequence = self.next_number(now_ms);
             self.numbers.remove(&place);
             self.numbers.insert((self.origin, sequence), key.clone());
-            let row = self.standing.get_mut(&key).expect("own records stand");
+            let row = self.standing.get_mut(&key).expect("it stands");
             (row.origin, row.sequence) = (self.origin, sequence);
         }
+    }
+
+    /// The starts of all lives of a node, as they stand here.
+    pub(super) fn starts_of(&self, node: &NodeId) -> Vec<Numbered> {
+        let rows = self.standing.values().chain(self.waiting.values()).filter_map(|row| Some((row, row.raw.parse().ok()?)));
+        let rows = rows.filter(|(_, record)| matches!(&record.key, Key::Starts(life) if life.node == *node));
+        rows.map(|(row, record)| Numbered { origin: row.origin, sequence: row.sequence, record }).collect()
+    }
+
+    /// What shows a node that another copy of its folder has written.
+    pub(super) fn evidence_of(&self, node: &NodeId) -> Vec<Numbered> {
+        let rows = self.evidence.iter().filter(|row| row.origin.node == *node);
+        rows.map(|row| Numbered { origin: row.origin, sequence: row.sequence, record: row.raw.parse().expect("sound") }).collect()
     }
 
     /// The record of the own starts.
@@ -324,7 +377,8 @@ impl Disk {
         let members = acks.iter().map(|(vector, silent_ms)| (vector, Duration::from_millis(*silent_ms)));
         let Some(seen) = seen_by_all(&self.vector, members, LAPSE) else { return };
         let is_old = |row: &Row| row.raw.stamp.time.ms() <= now_ms.saturating_sub(KEPT_MS);
-        let dead = |row: &&Row| row.raw.value.is_none() && row.sequence <= seen.get(&row.origin) && is_old(row);
+        let is_sure = |row: &Row| self.mixed.get(&row.origin).is_none_or(|sure| row.sequence <= *sure);
+        let dead = |row: &&Row| row.raw.value.is_none() && row.sequence <= seen.get(&row.origin) && is_old(row) && is_sure(row);
         for row in self.standing.values().filter(dead).cloned().collect::<Vec<_>>() {
             self.remove(&row.raw.key);
             self.horizon.advance(row.origin, row.sequence);
@@ -350,7 +404,7 @@ impl Disk {
 fn lists(records: &[Numbered], of: &Origin) -> Vec<(Option<u64>, Starts)> {
     let lists = records.iter().filter_map(|numbered| match (&numbered.record.key, &numbered.record.value) {
         (Key::Starts(life), Some(Value::Starts(list))) if life == of => {
-            Some(((numbered.origin == *of).then_some(numbered.sequence), list.clone()))
+            Some((number_in(life, &numbered.origin, numbered.sequence), list.clone()))
         }
         _ => None,
     });
