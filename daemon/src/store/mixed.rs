@@ -116,3 +116,91 @@ impl Store {
         Ok(is_news)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+
+    use larder_protocol::digest::Digest;
+    use larder_protocol::record::TagTarget;
+
+    use super::super::tests::{Place, push_image, sync};
+    use super::*;
+
+    /// A store and a copy of its folder; each is started once more, and writes something else.
+    fn two_copies(place: &Place, other: &Place) -> [Store; 2] {
+        let store = place.open();
+        push_image(&store, "team/app", "before", b"before");
+        store.close();
+        drop(store);
+        for folder in [place.folder(), other.folder()] {
+            fs::create_dir_all(&folder).expect("folder");
+        }
+        copy(&place.folder(), &other.folder());
+        let stores = [place.open(), other.open()];
+        for (number, store) in stores.iter().enumerate() {
+            push_image(store, "team/app", &format!("copy-{number}"), &[number as u8; 10]);
+        }
+        stores
+    }
+
+    fn copy(from: &std::path::Path, to: &std::path::Path) {
+        fs::create_dir_all(to).expect("folder");
+        for entry in fs::read_dir(from).expect("list").map(|entry| entry.expect("entry")) {
+            match entry.path().is_dir() {
+                true => copy(&entry.path(), &to.join(entry.file_name())),
+                false => drop(fs::copy(entry.path(), to.join(entry.file_name()))),
+            }
+        }
+    }
+
+    #[test]
+    fn f11_who_hears_two_copies_tells_their_node_and_a_life_that_ends_tells_everyone() {
+        let [place, copied, there, elsewhere] = [Place::new(1), Place::new(1), Place::new(2), Place::new(3)];
+        let [one, other] = two_copies(&place, &copied);
+        let (life, node) = (one.origin(), one.origin().node);
+        assert_eq!(other.origin(), life);
+        let (b, c) = (there.open(), elsewhere.open());
+        sync(&one, &b);
+        sync(&one, &c);
+        let fork = one.all_starts().expect("readable").last().copied().expect("it was started");
+        assert!(b.mixed_of(&node).is_empty() && b.evidence_of(&node).expect("readable").is_empty());
+        // It covers all of their numbers, and is told of the start and of one record under a number that it has.
+        let all = other.exchange(&VersionVector::default()).expect("exchange").map(|numbered| numbered.expect("record"));
+        b.apply(all.collect(), &other.vector()).expect("applied");
+        assert_eq!(b.mixed_of(&node), [(life, fork)]);
+        assert_eq!(b.unmixed(&b.vector()).get(&life), fork);
+        let evidence = b.evidence_of(&node).expect("readable");
+        for store in [&one, &other] {
+            assert!(store.first_wrong(&evidence).expect("readable").is_some_and(|wrong| wrong > fork));
+            assert!(store.mixed_of(&node).is_empty(), "its own life ends before");
+        }
+        // Another life of either tells those who have met one of the copies only.
+        assert!(c.mixed_of(&node).is_empty());
+        let new = one.begin_life(life, fork).expect("begun");
+        assert_eq!(one.vector().get(&life), fork);
+        sync(&one, &c);
+        assert_eq!(c.mixed_of(&node), [(life, fork)]);
+        assert!(c.vector().get(&new) > 0);
+    }
+
+    #[test]
+    fn f11_of_two_records_under_one_own_number_one_is_foreign_even_when_neither_stands() {
+        let place = Place::new(1);
+        let store = place.open();
+        push_image(&store, "team/app", "latest", b"one");
+        let (own, first) = (store.origin(), store.vector().get(&store.origin()));
+        let tag = store.exchange(&VersionVector::default()).expect("exchange").last().expect("a tag").expect("record");
+        push_image(&store, "team/app", "latest", b"two");
+        let under = |image: &[u8]| {
+            let mut it = Numbered { origin: own, sequence: first, ..tag.clone() };
+            it.record.value = Some(Value::Tag(TagTarget { digest: Digest::sha256(image), replaced: None }));
+            it
+        };
+        assert!(matches!(tag.record.key, Key::Tag(..)) && tag.sequence == first);
+        let wrong = |records: &[Numbered]| store.first_wrong(records).expect("readable");
+        assert_eq!((wrong(&[under(b"a")]), wrong(&[under(b"b")])), (None, None), "each may have been superseded here");
+        assert_eq!(wrong(&[under(b"a"), under(b"b")]), Some(first));
+        assert_eq!(wrong(&[under(b"a"), under(b"a")]), None);
+    }
+}
