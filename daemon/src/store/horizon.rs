@@ -48,9 +48,13 @@ impl Told {
 }
 
 impl Store {
-    /// Up to where tombstones were purged here.
+    /// Up to where tombstones were purged here. Of a life that two copies wrote, only as far as all mean the same by its numbers: nobody may ever know
+    /// those behind, and would be taken for one who was away.
     pub fn horizon(&self) -> VersionVector {
-        self.inner.journal.write(&self.inner.index).horizon().clone()
+        let writing = self.inner.journal.write(&self.inner.index);
+        let mut horizon = writing.mixed().sure_part(writing.horizon());
+        writing.lives().unsure().for_each(|(life, sure)| horizon.lower(life, sure));
+        horizon
     }
 
     /// Removes tombstones that everyone has `seen` and that are older than `kept_ms`, but of each origin only up to what `limit` says: what an
@@ -138,10 +142,8 @@ impl Store {
         writing.commit()?;
         let mut writing = self.inner.journal.write(index);
         let own = writing.origin();
-        for (origin, sequence) in covered.iter().filter(|(origin, _)| *origin != own) {
-            let sure = writing.sure(&origin, covered);
-            writing.vector.advance(origin, sequence.min(sure));
-        }
+        // It is the whole state, also where something was written twice.
+        writing.vector.merge(&covered.iter().filter(|(origin, _)| *origin != own).collect());
         let mut all = writing.horizon().clone();
         all.merge(horizon);
         writing.set_horizon(all);

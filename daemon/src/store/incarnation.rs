@@ -66,6 +66,11 @@ impl Lives {
         }
     }
 
+    /// Earlier lives in which another copy wrote too, and up to where both are the same.
+    pub(super) fn unsure(&self) -> impl Iterator<Item = (&Origin, u64)> {
+        self.unsure.iter().map(|(life, sure)| (life, *sure))
+    }
+
     /// Whether a number of an origin may mean two things.
     pub(super) fn is_unsure(&self, origin: &Origin, sequence: u64) -> bool {
         self.unsure.iter().any(|(of, sure)| of == origin && sequence > *sure)

@@ -40,6 +40,13 @@ impl Mixed {
         self.0.get(life).copied().unwrap_or(u64::MAX)
     }
 
+    /// What a vector says of numbers by which all mean the same.
+    pub(super) fn sure_part(&self, vector: &VersionVector) -> VersionVector {
+        let mut sure = vector.clone();
+        self.0.iter().for_each(|(life, upto)| sure.lower(life, *upto));
+        sure
+    }
+
     /// Those of one node.
     pub(super) fn of(&self, node: &NodeId) -> Vec<(Origin, u64)> {
         self.0.iter().filter(|(life, _)| life.node == *node).map(|(life, sure)| (*life, *sure)).collect()
@@ -92,10 +99,7 @@ impl Writing<'_> {
 impl Store {
     /// What a peer covers, but for numbers that may mean two things.
     pub fn unmixed(&self, covered: &VersionVector) -> VersionVector {
-        let mut sure = covered.clone();
-        let writing = self.inner.journal.write(&self.inner.index);
-        writing.mixed().0.iter().for_each(|(life, upto)| sure.lower(life, *upto));
-        sure
+        self.inner.journal.write(&self.inner.index).mixed().sure_part(covered)
     }
 
     /// The lives of a node that are mixed, and up to where each is sure.

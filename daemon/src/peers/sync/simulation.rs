@@ -268,7 +268,7 @@ impl World {
         self.hear(from, to, &ours);
         // The other says what it knows in its own request; before it has caught up it is not listened to.
         let (theirs, here) = (&self.nodes[from].disk, &self.nodes[to].disk);
-        if !theirs.vector.covers(&here.horizon) && may_wait(to, from, here.vector.covers(&theirs.horizon)) {
+        if !theirs.vector.covers(&here.horizon()) && may_wait(to, from, here.vector.covers(&theirs.horizon())) {
             return;
         }
         // Nothing is applied in parts here: see the last test of `tests`.
@@ -301,11 +301,11 @@ impl World {
         if is_cut || (!pull.is_first && pull.sent.covers(&disk.vector) && !is_news) {
             return;
         }
-        if !pull.sent.covers(&disk.horizon) {
+        if !pull.sent.covers(&disk.horizon()) {
             if !pull.is_first {
                 return drop(self.pulls.remove(&(peer, to)));
             }
-            pull.way.push_back(Update::Snapshot(disk.horizon.clone()));
+            pull.way.push_back(Update::Snapshot(disk.horizon()));
             pull.sent = VersionVector::default();
         }
         let mut from = pull.sent.clone();

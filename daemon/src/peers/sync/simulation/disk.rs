@@ -26,7 +26,7 @@ pub(super) struct Disk {
     /// What is known under each number.
     pub(super) numbers: BTreeMap<Place, Vec<u8>>,
     pub(super) waiting: BTreeMap<Place, Row>,
-    pub(super) horizon: VersionVector,
+    horizon: VersionVector,
     /// What each other one knows, and for how long it was silent.
     pub(super) acks: BTreeMap<usize, (VersionVector, u64)>,
     /// The last number at each start since which not every other node was looked at: up to one of them the folder is what it was.
@@ -367,8 +367,16 @@ impl Disk {
             self.waiting.remove(&place);
             self.numbers.remove(&place);
         }
-        self.advance(covered);
+        // It is the whole state, also where something was written twice.
+        self.vector.merge(&covered.iter().filter(|(origin, _)| *origin != self.origin).collect());
         self.horizon.merge(horizon);
+    }
+
+    /// Up to where tombstones were purged, as far as all mean the same by the numbers.
+    pub(super) fn horizon(&self) -> VersionVector {
+        let mut horizon = self.horizon.clone();
+        self.mixed.iter().chain(&self.unsure).for_each(|(life, sure)| horizon.lower(life, *sure));
+        horizon
     }
 
     pub(super) fn purge(&mut self, others: impl Iterator<Item = usize>, now_ms: u64) {
