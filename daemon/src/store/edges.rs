@@ -110,11 +110,14 @@ pub(super) fn linking<'a>(index: &'a Index, digest: &Digest) -> impl Iterator<It
             Ok(row) => row,
             Err(error) => return Some(Err(error)),
         };
-        // Only a link's key ends with the repository.
-        let name = key[length..].strip_suffix(&[0])?;
-        let name = std::str::from_utf8(name).ok().filter(|name| !name.contains('\0')).and_then(|name| name.parse().ok());
-        name.map(Ok)
+        let name = key[length..].split_last().filter(|_| is_link(&key[length..]))?.1;
+        std::str::from_utf8(name).ok().and_then(|name| name.parse().ok()).map(Ok)
     })
+}
+
+/// Whether what stands behind a digest is a link's: only that ends with the repository.
+pub(super) fn is_link(rest: &[u8]) -> bool {
+    rest.iter().position(|byte| *byte == 0).is_some_and(|end| end + 1 == rest.len())
 }
 
 /// Writes all rows anew, unless this program was the last to write here.

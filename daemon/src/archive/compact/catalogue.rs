@@ -8,14 +8,17 @@ use larder_protocol::record::{Archived, PackId};
 use larder_protocol::stamp::NodeId;
 
 use crate::config::Prices;
-use crate::store::{self, Store};
+use crate::store::{self, LocatedBlob, Store};
 
 use super::super::bucket::Bucket;
-use super::super::{Error, Inner, PACKS_LISTED_MAX, PACKS_PAGE, keys, queue};
+use super::super::{Error, Inner, keys, queue};
 use super::plan::{Pack, Rank, Rates, keeper};
 
 /// No object is larger; what records of others say adds up to something that can be counted with.
 pub(super) const SIZE_COUNTED_MAX: u64 = 1 << 43;
+
+/// Blobs that are weighed at a time: for a moment of a blocking thread.
+const BLOBS_PAGE: usize = 4_096;
 
 /// How much the packs of a bucket count.
 pub(in super::super) type Ranks = HashMap<PackId, Rank>;
@@ -23,24 +26,26 @@ pub(in super::super) type Ranks = HashMap<PackId, Rank>;
 pub(super) type Compacts = dyn Fn(&NodeId) -> bool + Send + Sync;
 
 impl Inner {
-    /// Weighs every pack of a bucket. Takes two looks at the records of each pack, and three at the index for each blob.
+    /// Weighs every pack of a bucket. Reads the records of all packs once, and then all blobs that they hold, in order.
     pub(super) async fn weighed(&self, bucket: &Arc<dyn Bucket>) -> Result<Vec<Pack>, Error> {
-        let (ranks, compacts) = (Arc::new(self.ranks(bucket.id()).await?), self.compacts().await?);
-        let (mut packs, mut after) = (Vec::with_capacity(ranks.len()), None::<PackId>);
-        loop {
-            let (ranks, compacts, bucket) = (ranks.clone(), compacts.clone(), bucket.clone());
-            let page = self.store.run(move |store| {
-                let page = store.packs(after.as_ref(), PACKS_PAGE)?;
-                let here = page.iter().filter(|(id, archived)| archived.bucket == bucket.id() && ranks.contains_key(id));
-                let weighed = here.map(|(id, archived)| weigh(store, id, archived, &ranks, bucket.prices(), compacts(&id.origin.node)));
-                Ok::<_, store::Error>((weighed.collect::<Result<Vec<_>, _>>()?, page.last().map(|(id, _)| *id)))
-            });
-            let (weighed, last) = page.await?;
-            packs.extend(weighed);
-            if last.is_none() || packs.len() >= PACKS_LISTED_MAX {
-                return Ok(packs);
+        let (compacts, mut scales) = (self.compacts().await?, Scales::default());
+        self.each_pack(|id, archived| {
+            if archived.bucket == bucket.id() {
+                scales.add(id, archived, bucket.prices(), compacts(&id.origin.node));
             }
-            after = last;
+        })
+        .await?;
+        let mut after = None;
+        loop {
+            let page = self.store.run(move |store| {
+                let page = store.located(after.as_ref(), BLOBS_PAGE)?;
+                page.iter().for_each(|blob| scales.weigh(blob));
+                Ok::<_, store::Error>((scales, page.last().map(|blob| blob.digest)))
+            });
+            (scales, after) = page.await?;
+            if after.is_none() {
+                return Ok(scales.packs);
+            }
         }
     }
 
@@ -76,33 +81,54 @@ impl Inner {
     }
 }
 
-fn weigh(store: &Store, id: &PackId, archived: &Archived, ranks: &Ranks, prices: &Prices, is_ours: bool) -> Result<Pack, store::Error> {
-    let class = keys::class_of(&archived.object_key);
-    let mut pack = Pack {
-        id: *id,
-        key: archived.object_key.clone(),
-        rates: Rates::of(prices, &class),
-        class,
-        size: archived.size.min(SIZE_COUNTED_MAX),
-        created_ms: archived.created_ms,
-        live_blobs: 0,
-        live_bytes: 0,
-        away_blobs: 0,
-        away_bytes: 0,
-        is_ours,
-    };
-    let size = pack.size;
-    for place in archived.contents.iter().filter(|place| place.length <= size) {
-        if is_linked(store, &place.digest)? && keeper_of(store, &place.digest, ranks)? == Some(*id) {
-            pack.live_blobs += 1;
-            pack.live_bytes = (pack.live_bytes + place.length).min(size);
-            if store.blob(&place.digest)?.is_none() {
-                pack.away_blobs += 1;
-                pack.away_bytes = (pack.away_bytes + place.length).min(size);
-            }
+/// The packs of a bucket, as far as they are weighed.
+#[derive(Default)]
+struct Scales {
+    packs: Vec<Pack>,
+    at: HashMap<PackId, usize>,
+}
+
+impl Scales {
+    fn add(&mut self, id: &PackId, archived: &Archived, prices: &Prices, is_ours: bool) {
+        let class = keys::class_of(&archived.object_key);
+        self.at.insert(*id, self.packs.len());
+        self.packs.push(Pack {
+            id: *id,
+            key: archived.object_key.clone(),
+            rates: Rates::of(prices, &class),
+            class,
+            size: archived.size.min(SIZE_COUNTED_MAX),
+            created_ms: archived.created_ms,
+            live_blobs: 0,
+            live_bytes: 0,
+            away_blobs: 0,
+            away_bytes: 0,
+            is_ours,
+        });
+    }
+
+    /// Gives a blob to the pack that counts as holding it.
+    fn weigh(&mut self, blob: &LocatedBlob) {
+        if !blob.is_linked {
+            return;
+        }
+        let ranked = blob.packs.iter().filter_map(|(id, _)| {
+            let pack = &self.packs[*self.at.get(id)?];
+            Some((Rank { is_readable: !pack.class.is_frozen(), created_ms: pack.created_ms }, *id))
+        });
+        let Some(id) = keeper(ranked) else { return };
+        let pack = &mut self.packs[self.at[&id]];
+        let length = blob.packs.iter().find(|(holder, _)| *holder == id).map_or(0, |(_, length)| *length);
+        if length > pack.size {
+            return;
+        }
+        pack.live_blobs += 1;
+        pack.live_bytes = (pack.live_bytes + length).min(pack.size);
+        if !blob.is_here {
+            pack.away_blobs += 1;
+            pack.away_bytes = (pack.away_bytes + length).min(pack.size);
         }
     }
-    Ok(pack)
 }
 
 /// Whether any repository links a blob. Manifests have no links: they rest in their records.
