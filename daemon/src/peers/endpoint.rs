@@ -478,7 +478,10 @@ impl Controller for Distanced {
     fn on_ack(&mut self, now: Instant, sent: Instant, bytes: u64, app_limited: bool, rtt: &RttEstimator) {
         if !self.is_short && rtt.min() < SHORT {
             self.is_short = true;
-            self.inner = Arc::new(CubicConfig::default()).build(now, self.mtu);
+            let mut cubic = CubicConfig::default();
+            // A packet that probes the path's size must not fill the window: what waits behind it, even a close, would not be sent.
+            cubic.initial_window(2 * u64::from(PACKET_MAX));
+            self.inner = Arc::new(cubic).build(now, self.mtu);
         }
         self.inner.on_ack(now, sent, bytes, app_limited, rtt);
     }
