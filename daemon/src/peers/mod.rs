@@ -76,6 +76,7 @@ mod sync;
 #[cfg(test)]
 mod tests;
 mod token;
+mod turns;
 
 pub use error::{Error, Result};
 pub use identity::Identity;
@@ -93,7 +94,7 @@ use leaving::Leaving;
 use links::Links;
 use members::Members;
 use own::Rotation;
-use pace::{Pacer, Turns};
+use pace::Pacer;
 use placement::Place;
 use standing::Standings;
 use swarms::Swarms;
@@ -147,7 +148,7 @@ struct Inner {
     /// What is fetched, and who was sent what.
     swarms: Swarms,
     /// Who is sent what first.
-    turns: Turns,
+    turns: turns::Turns,
     pacer: Pacer,
     /// The newest protocol version that it speaks.
     newest: u16,
@@ -274,7 +275,7 @@ impl Peers {
             takeover: config.peers.takeover,
             placement: watch::Sender::new(Arc::new(Placement::new(node, Vec::new(), (1, Duration::ZERO), Instant::now()))),
             swarms: Swarms::default(),
-            turns: Turns::default(),
+            turns: turns::Turns::new(),
             pacer: Pacer::new(config.peers.bandwidth, config.peers.bandwidth_zone),
             newest: newest_version(),
             life,

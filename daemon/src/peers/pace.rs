@@ -1,11 +1,6 @@
-//! Who is sent what first: turns for chunks, and caps on bytes.
-//!
-//! **Turns** ([`Turns`]): few chunks are on their way at a time, so that each arrives soon and can be passed on while the next comes;
-//! a chunk that takes long gives its turn back. Clients' chunks go before copies, copies before repairs.
-//!
-//! **Caps** ([`Pace`]): `peers.bandwidth` for all peers together and `peers.bandwidth_zone` for those in other zones, as token buckets
+//! Caps on bytes: `peers.bandwidth` for all peers together and `peers.bandwidth_zone` for those in other zones, as token buckets
 //! that may be overdrawn by one piece. Among what waits, the class decides, and within a class the peers take turns.
-//! Only blobs are paced; records, hellos and questions never wait here.
+//! Only blobs are paced; records, hellos and questions never wait here. Who is sent a chunk at all is decided in [`super::turns`].
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::Mutex;
@@ -17,10 +12,6 @@ use tokio::sync::{Notify, oneshot};
 
 use super::links::lock;
 
-/// Chunks that are sent at a time, to all peers together.
-const TURNS: usize = 6;
-/// After so long a chunk that is still on its way counts no more.
-pub(super) const TURN_TIME: Duration = Duration::from_secs(1);
 /// What a bucket holds: the bytes of this time, and a piece at least.
 const BURST: Duration = Duration::from_millis(20);
 /// Bytes that are sent at a time.
@@ -35,58 +26,6 @@ fn rank(class: Class) -> usize {
         Class::Client => 0,
         Class::Replication => 1,
         Class::Repair => 2,
-    }
-}
-
-/// Turns for chunks.
-#[derive(Debug, Default)]
-pub(super) struct Turns(Mutex<TurnsState>);
-
-#[derive(Debug, Default)]
-struct TurnsState {
-    taken: usize,
-    waiting: [VecDeque<oneshot::Sender<()>>; CLASSES],
-}
-
-/// A turn; dropped, the next one has it.
-#[derive(Debug)]
-pub(super) struct Turn<'a>(&'a Turns);
-
-impl Turns {
-    /// Waits for a turn. Cancel-safe.
-    pub(super) async fn take(&self, class: Class) -> Turn<'_> {
-        let waiting = {
-            let mut state = lock(&self.0);
-            if state.taken < TURNS {
-                state.taken += 1;
-                return Turn(self);
-            }
-            let (ready, waiting) = oneshot::channel();
-            state.waiting[rank(class)].push_back(ready);
-            waiting
-        };
-        // Made before the wait, so that a turn which comes while this is dropped is passed on.
-        waiting.await.expect("turns outlive those who wait");
-        Turn(self)
-    }
-
-    /// Whether others wait.
-    pub(super) fn is_busy(&self) -> bool {
-        lock(&self.0).waiting.iter().any(|waiting| waiting.iter().any(|ready| !ready.is_closed()))
-    }
-}
-
-impl Drop for Turn<'_> {
-    fn drop(&mut self) {
-        let mut state = lock(&self.0.0);
-        for class in 0..CLASSES {
-            while let Some(next) = state.waiting[class].pop_front() {
-                if next.send(()).is_ok() {
-                    return;
-                }
-            }
-        }
-        state.taken -= 1;
     }
 }
 
@@ -319,30 +258,5 @@ mod tests {
         });
         assert!((3 * MIB..=5 * MIB).contains(&got[&1]), "{got:?}");
         assert!((14 * MIB..=17 * MIB).contains(&got[&2]), "{got:?}");
-    }
-
-    #[tokio::test]
-    async fn a_turn_goes_to_who_is_most_urgent_and_none_is_lost() {
-        let turns = Turns::default();
-        let mut taken = Vec::new();
-        for _ in 0..TURNS {
-            taken.push(turns.take(Class::Repair).await);
-        }
-        let (repair, client) = (turns.take(Class::Repair), turns.take(Class::Client));
-        tokio::pin!(repair, client);
-        assert!(futures_util::poll!(&mut repair).is_pending() && futures_util::poll!(&mut client).is_pending());
-        assert!(turns.is_busy());
-        taken.pop();
-        assert!(futures_util::poll!(&mut repair).is_pending());
-        assert!(futures_util::poll!(&mut client).is_ready());
-        // Who leaves while it waits is passed over.
-        {
-            let leaving = turns.take(Class::Client);
-            tokio::pin!(leaving);
-            assert!(futures_util::poll!(&mut leaving).is_pending());
-        }
-        taken.clear();
-        assert!(futures_util::poll!(&mut repair).is_ready());
-        assert!(!turns.is_busy());
     }
 }

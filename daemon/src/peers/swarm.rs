@@ -12,8 +12,9 @@ use super::endpoint::Sender;
 use super::error::Result;
 use super::fetch::class_name;
 use super::links::Link;
-use super::pace::{PIECE, TURN_TIME};
+use super::pace::PIECE;
 use super::serve::{piece, refuse};
+use super::turns::TURN_TIME;
 use crate::store::{self, Content};
 use crate::telemetry::TrafficLabels;
 
@@ -30,8 +31,8 @@ pub(super) async fn chunk(inner: &Inner, link: &Link, send: &mut Sender, chunk: 
         return Ok(());
     }
     let mut handed = Handing { inner, key, peer, is_sent: false };
-    let _read = link.reads.acquire().await.expect("never closed");
-    let turn = inner.turns.take(chunk.class).await;
+    let Some(size) = size(inner, chunk.digest).await else { return refuse(send, Refusal::NOT_HERE).await };
+    let mut turn = inner.turns.take(chunk.class, peer, size).await;
     if is_relay && tell_elsewhere(inner, send, peer, &chunk, inner.turns.is_busy()).await? {
         handed.is_sent = true;
         return Ok(());
@@ -64,7 +65,7 @@ pub(super) async fn chunk(inner: &Inner, link: &Link, send: &mut Sender, chunk: 
     let sent = match tokio::time::timeout(TURN_TIME, &mut sending).await {
         Ok(sent) => sent,
         Err(_) => {
-            drop(turn);
+            turn.give_back();
             sending.await
         }
     };
@@ -126,6 +127,18 @@ async fn tell_elsewhere(inner: &Inner, send: &mut Sender, peer: NodeId, chunk: &
     send.message(&Answer::Elsewhere(elsewhere)).await?;
     send.finish();
     Ok(true)
+}
+
+/// Bytes of a blob that is here or coming in, if it is.
+async fn size(inner: &Inner, digest: Digest) -> Option<u64> {
+    // ORDER: what is coming first. It becomes a blob before it stops to come.
+    let coming = inner.store.partial(&digest).map(|partial| partial.link());
+    let here = async || inner.store.run(move |store| store.blob(&digest)).await.ok().flatten();
+    let link = match coming {
+        Some(link) => link,
+        None => here().await?,
+    };
+    Some(link.size)
 }
 
 /// A blob that is here, or one that is coming in and has the chunk.

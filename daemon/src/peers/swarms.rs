@@ -21,7 +21,7 @@ const LATELY: Duration = Duration::from_secs(60);
 const REMEMBERED_MAX: usize = 4096;
 /// How often a chunk is sent to a zone while others wait for other things: by who has the blob, and by who fetches it too.
 const COPIES_OF_HOLDER: usize = 1;
-const COPIES_OF_RELAY: usize = 4;
+pub(super) const COPIES_OF_RELAY: usize = 2;
 
 /// For whom a fetch is; it may become more urgent.
 #[derive(Debug)]

@@ -526,7 +526,11 @@ impl Plan {
     /// Asks for chunks until enough are under way; whether any was asked for.
     fn fill(&mut self, now: Duration, actions: &mut Vec<Action>) -> bool {
         let limit = self.limit(now);
-        let mut under_way = self.asks.values().filter(|ask| !ask.doubted).count() as u32;
+        // Who has it whole serves a crowd in turn: what is asked of him may wait long, and keeps nothing from coming from the others.
+        let is_relayed = |ask: &&Ask| self.sources[&ask.peer].1.is_relay;
+        let counted = || self.asks.values().filter(|ask| !ask.doubted);
+        let mut relayed = counted().filter(is_relayed).count() as u32;
+        let mut direct = counted().count() as u32 - relayed;
         let end = self.have.count().min(self.first_missing.saturating_add(HORIZON));
         let next = self.first_missing.saturating_add(READ_AHEAD).min(end);
         let mut wanted: Vec<u32> =
@@ -548,12 +552,14 @@ impl Plan {
             wanted[behind..behind + orphans].sort_by_cached_key(|index| mix(self.weight ^ u64::from(*index)));
         }
         for index in wanted {
-            let most = if self.held[index as usize] == 0 { (UNDER_WAY_MAX / self.fetches.max(1)).max(limit) } else { limit };
-            if under_way < most
+            let is_held = self.held[index as usize] > 0;
+            let (count, most) =
+                if is_held { (&mut relayed, limit) } else { (&mut direct, (UNDER_WAY_MAX / self.fetches.max(1)).max(limit)) };
+            if *count < most
                 && let Some((peer, insist)) = self.choose(now, index, index < next, is_done)
             {
+                *count += 1;
                 self.ask(now, peer, index, insist, false, actions);
-                under_way += 1;
                 asked = true;
             }
         }
