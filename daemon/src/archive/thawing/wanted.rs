@@ -11,6 +11,8 @@ use crate::store::{self, Store};
 use super::super::thaw::Pack;
 use super::super::{Choice, Error, Inner, keys, refill};
 
+/// Records of packs that are read at a time: each names all that lies in its pack.
+const PACKS_PAGE: usize = 16;
 /// Blobs that one job may want.
 const WANTED_MAX: usize = 4_000_000;
 
@@ -50,6 +52,10 @@ impl Inner {
         let this = self.clone();
         self.store
             .run(move |store| {
+                // Mostly there is none, and the blobs of all tags need not be gone through.
+                if !this.has_frozen(store, readable)? {
+                    return Ok(Vec::new());
+                }
                 let mut frozen =
                     Frozen { inner: &this, readable, packs: Vec::new(), at: HashMap::new(), known: HashMap::new(), done: HashSet::new() };
                 let add = |digest, link| frozen.add(store, digest, link).map_err(Error::from);
@@ -57,6 +63,25 @@ impl Inner {
                 Ok(frozen.packs)
             })
             .await
+    }
+
+    fn has_frozen(&self, store: &Store, readable: Readable) -> store::Result<bool> {
+        let mut after = None;
+        loop {
+            let packs = store.packs(after.as_ref(), PACKS_PAGE)?;
+            let Some((last, _)) = packs.last() else { return Ok(false) };
+            if packs.iter().any(|(_, archived)| self.is_frozen(archived, readable)) {
+                return Ok(true);
+            }
+            after = Some(*last);
+        }
+    }
+
+    fn is_frozen(&self, archived: &Archived, readable: Readable) -> bool {
+        match readable {
+            Readable::Included => self.thaws.was_frozen(archived),
+            Readable::Skipped => self.thaws.is_frozen(archived),
+        }
     }
 }
 
@@ -108,11 +133,7 @@ impl Frozen<'_> {
             if length != link.size || self.inner.reachable(&archived.bucket).is_none() {
                 continue;
             }
-            let is_frozen = match self.readable {
-                Readable::Included => self.inner.thaws.was_frozen(&archived),
-                Readable::Skipped => self.inner.thaws.is_frozen(&archived),
-            };
-            if !is_frozen {
+            if !self.inner.is_frozen(&archived, self.readable) {
                 return Ok(());
             }
             frozen.get_or_insert((id, archived));
