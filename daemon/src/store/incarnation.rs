@@ -292,22 +292,11 @@ impl Writing<'_> {
 #[cfg(test)]
 mod tests {
     use std::fs;
-    use std::path::Path;
+
+    use larder_harness::copy_folder;
 
     use super::super::tests::{Place, push_image, sync};
     use super::*;
-
-    fn copy(from: &Path, to: &Path) {
-        fs::create_dir_all(to).expect("folder");
-        for entry in fs::read_dir(from).expect("list") {
-            let (path, name) = entry.map(|entry| (entry.path(), entry.file_name())).expect("entry");
-            if path.is_dir() {
-                copy(&path, &to.join(name))
-            } else {
-                let _ = fs::copy(&path, to.join(name)).expect("copied");
-            }
-        }
-    }
 
     fn lists(store: &Store, life: &Origin) -> Vec<u64> {
         store.starts_of(life).expect("readable").0.iter().map(|start| start.after).collect()
@@ -358,13 +347,13 @@ mod tests {
         store.close();
         drop(store);
         let copied_to = tempfile::tempdir().expect("folder");
-        copy(&place.folder(), copied_to.path());
+        copy_folder(&place.folder(), copied_to.path());
         let (store, _) = run("after");
         sync(&store, &b);
         store.close();
         drop(store);
         fs::remove_dir_all(place.folder()).expect("the newer state is lost");
-        copy(copied_to.path(), &place.folder());
+        copy_folder(copied_to.path(), &place.folder());
         let (store, _) = run("elsewhere");
         let list = b.starts_of(&own).expect("readable");
         let known = |lists| Known { sure: 0, covered: b.vector().get(&own), lists };

@@ -123,8 +123,7 @@ impl Store {
 
 #[cfg(test)]
 mod tests {
-    use std::fs;
-
+    use larder_harness::copy_folder;
     use larder_protocol::digest::Digest;
     use larder_protocol::record::TagTarget;
 
@@ -137,25 +136,12 @@ mod tests {
         push_image(&store, "team/app", "before", b"before");
         store.close();
         drop(store);
-        for folder in [place.folder(), other.folder()] {
-            fs::create_dir_all(&folder).expect("folder");
-        }
-        copy(&place.folder(), &other.folder());
+        copy_folder(&place.folder(), &other.folder());
         let stores = [place.open(), other.open()];
         for (number, store) in stores.iter().enumerate() {
             push_image(store, "team/app", &format!("copy-{number}"), &[number as u8; 10]);
         }
         stores
-    }
-
-    fn copy(from: &std::path::Path, to: &std::path::Path) {
-        fs::create_dir_all(to).expect("folder");
-        for entry in fs::read_dir(from).expect("list").map(|entry| entry.expect("entry")) {
-            match entry.path().is_dir() {
-                true => copy(&entry.path(), &to.join(entry.file_name())),
-                false => drop(fs::copy(entry.path(), to.join(entry.file_name()))),
-            }
-        }
     }
 
     #[test]

@@ -3,24 +3,14 @@
 use std::fs;
 use std::path::Path;
 
-use super::*;
+use larder_harness::copy_folder;
 
-fn copy(from: &Path, to: &Path) {
-    fs::create_dir_all(to).expect("folder");
-    for entry in fs::read_dir(from).expect("list") {
-        let (path, name) = entry.map(|entry| (entry.path(), entry.file_name())).expect("entry");
-        match path.is_dir() {
-            true => copy(&path, &to.join(name)),
-            // What is not a file can't be copied, and is not worth it: the socket of commands.
-            false => drop(fs::copy(&path, to.join(name))),
-        }
-    }
-}
+use super::*;
 
 /// Puts a copy in the place of a data folder.
 fn restore(copied: &Path, place: &Place) {
     fs::remove_dir_all(&place.config.data_dir).expect("the newer state is lost");
-    copy(copied, &place.config.data_dir);
+    copy_folder(copied, &place.config.data_dir);
 }
 
 async fn all_have(sites: &[&Site], tags: &[(&str, Digest)]) {
@@ -36,7 +26,7 @@ async fn f11_a_node_restored_from_a_copy_takes_another_life_and_loses_nothing() 
     all_have(&[&a, &b], &[("one", one)]).await;
     let place = a.stop().await;
     let copied = tempfile::tempdir().expect("folder");
-    copy(&place.config.data_dir, copied.path());
+    copy_folder(&place.config.data_dir, copied.path());
     let a = place.start().await;
     let two = a.push_image("two").await;
     all_have(&[&a, &b], &[("one", one), ("two", two)]).await;
@@ -63,7 +53,7 @@ async fn f11_what_a_restored_node_wrote_alone_is_not_lost() {
     all_have(&[&a, &b], &[("one", one)]).await;
     let place = a.stop().await;
     let copied = tempfile::tempdir().expect("folder");
-    copy(&place.config.data_dir, copied.path());
+    copy_folder(&place.config.data_dir, copied.path());
     let a = place.start().await;
     let two = a.push_image("two").await;
     all_have(&[&a, &b], &[("one", one), ("two", two)]).await;
@@ -88,7 +78,7 @@ async fn f11_what_a_restored_node_wrote_alone_is_not_lost() {
 async fn twice(site: Site) -> (Place, Place) {
     let place = site.stop().await;
     let folder = tempfile::tempdir().expect("folder");
-    copy(&place.config.data_dir, &folder.path().join("data"));
+    copy_folder(&place.config.data_dir, &folder.path().join("data"));
     let mut config = place.config.clone();
     config.data_dir = folder.path().join("data");
     config.peers.listen = UdpSocket::bind("127.0.0.1:0").and_then(|socket| socket.local_addr()).expect("a free port");
@@ -151,7 +141,7 @@ async fn f10_a_lost_folder_with_the_same_key_is_another_life_and_is_filled_by_pe
     let cluster = a.store.cluster();
     let place = a.stop().await;
     let key = tempfile::tempdir().expect("folder");
-    copy(&place.config.data_dir, key.path());
+    copy_folder(&place.config.data_dir, key.path());
     fs::remove_dir_all(&place.config.data_dir).expect("lost");
     fs::create_dir(&place.config.data_dir).expect("folder");
     for entry in fs::read_dir(key.path()).expect("list").map(|entry| entry.expect("entry")) {
