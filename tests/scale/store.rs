@@ -49,20 +49,7 @@ fn tag(number: u64) -> String {
 
 /// Fills a data folder; its node must not run.
 pub fn generate(folder: &Path, scale: Scale) {
-    let options = Options {
-        node: NodeId([7; 32]),
-        // Nobody waits for the disk: what a crash takes is generated again.
-        durability: Durability::Relaxed,
-        max_clock_drift: Duration::from_secs(300),
-        uploads_max: 1,
-        uploads_per_client_max: 1,
-        sparse_manifests: false,
-        blob_size_max: 1 << 30,
-        renew_after: Duration::from_secs(3600),
-        immutable_tags: Vec::new(),
-        space: SpaceLimits::default(),
-    };
-    let store = Store::open(DataFolder::open(folder).expect("open the folder"), options).expect("open the store");
+    let store = open(folder, 7);
     let mut random = Random::new(1);
     for number in 0..scale.repositories {
         small(&store, &repository(number), number, &mut random);
@@ -80,6 +67,31 @@ pub fn generate(folder: &Path, scale: Scale) {
         push(&store, &large, &content.chunks().collect::<Vec<_>>());
     }
     store.close();
+}
+
+/// Writes a record in a data folder as if it were another node's.
+#[allow(dead_code)]
+pub fn write_as(folder: &Path, node: u8) {
+    let store = open(folder, node);
+    write(&store, 1, |_| (Key::Unknown { kind: 900, key: vec![node] }, Some(Value::Unknown(vec![node]))));
+    store.close();
+}
+
+fn open(folder: &Path, node: u8) -> Store {
+    let options = Options {
+        node: NodeId([node; 32]),
+        // Nobody waits for the disk: what a crash takes is generated again.
+        durability: Durability::Relaxed,
+        max_clock_drift: Duration::from_secs(300),
+        uploads_max: 1,
+        uploads_per_client_max: 1,
+        sparse_manifests: false,
+        blob_size_max: 1 << 30,
+        renew_after: Duration::from_secs(3600),
+        immutable_tags: Vec::new(),
+        space: SpaceLimits::default(),
+    };
+    Store::open(DataFolder::open(folder).expect("open the folder"), options).expect("open the store")
 }
 
 /// Pushes an image of ten small blobs to a repository, under one tag.

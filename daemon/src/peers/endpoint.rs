@@ -37,6 +37,7 @@ use rustls::{DigitallySignedStruct, DistinguishedName, SignatureScheme};
 
 use super::error::{Error, Result};
 use super::identity::{Identity, Pair, node_of, spki_of};
+use super::paths::{Path, Paths};
 
 /// The code that tells a peer why its connection was closed: it has another one.
 const DISPLACED: u32 = 2;
@@ -83,7 +84,10 @@ pub(super) struct Endpoint {
     endpoint: quinn::Endpoint,
     /// What is shown from now on.
     key: Arc<ArcSwap<CertifiedKey>>,
+    /// How calls are taken from now on.
+    server: Arc<ArcSwap<quinn::ServerConfig>>,
     gate: Gate,
+    paths: Arc<Paths>,
     provider: Arc<CryptoProvider>,
 }
 
@@ -93,6 +97,7 @@ pub(super) struct Connection {
     connection: quinn::Connection,
     peer: NodeId,
     key: NodeId,
+    paths: Arc<Paths>,
 }
 
 /// What went over a connection since it came up, as UDP counts it.
@@ -129,7 +134,7 @@ impl Endpoint {
     pub(super) fn open(listen: SocketAddr, identity: &Identity, gate: Gate) -> Result<Self> {
         let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
         let key = certified(&provider, &identity.used());
-        let server = server(&provider, &gate, &key);
+        let server = Arc::new(server(&provider, &gate, &key));
 
         let failed = |doing| move |source| Error::Listen { doing, source };
         let socket = UdpSocket::bind(listen).map_err(failed("open the UDP port"))?;
@@ -138,14 +143,18 @@ impl Endpoint {
         let _ = rustix::net::sockopt::set_socket_send_buffer_size(&socket, SOCKET_BUFFER);
         let mut port = quinn::EndpointConfig::default();
         port.max_udp_payload_size(PACKET_MAX).expect("above the least that QUIC asks for");
-        let endpoint = quinn::Endpoint::new(port, Some(server), socket, Arc::new(quinn::TokioRuntime));
-        Ok(Self { endpoint: endpoint.map_err(failed("use the UDP port"))?, key: Arc::new(ArcSwap::new(key)), gate, provider })
+        let endpoint = quinn::Endpoint::new(port, Some((*server).clone()), socket, Arc::new(quinn::TokioRuntime));
+        let endpoint = endpoint.map_err(failed("use the UDP port"))?;
+        let (key, server) = (Arc::new(ArcSwap::new(key)), Arc::new(ArcSwap::new(server)));
+        Ok(Self { endpoint, key, server, gate, paths: Arc::default(), provider })
     }
 
     /// Shows another key from now on. Connections that are up stay.
     pub(super) fn show(&self, pair: &Pair) {
         let key = certified(&self.provider, pair);
-        self.endpoint.set_server_config(Some(server(&self.provider, &self.gate, &key)));
+        let server = Arc::new(server(&self.provider, &self.gate, &key));
+        self.endpoint.set_server_config(Some((*server).clone()));
+        self.server.store(server);
         self.key.store(key);
     }
 
@@ -158,11 +167,15 @@ impl Endpoint {
                 let _ = incoming.retry();
                 continue;
             }
-            let gate = Arc::clone(&self.gate);
+            let (gate, paths) = (Arc::clone(&self.gate), Arc::clone(&self.paths));
+            let mut server = self.server.load_full();
+            if let Some(size) = paths.size(incoming.remote_address().ip(), Instant::now()) {
+                Arc::make_mut(&mut server).transport_config(transport(STRANGER_STREAMS_MAX, STRANGER_RECEIVE_WINDOW, Some(size)));
+            }
             return Some(async move {
-                let connection = tokio::time::timeout(HANDSHAKE, async { incoming.accept()?.await }).await;
+                let connection = tokio::time::timeout(HANDSHAKE, async { incoming.accept_with(server)?.await }).await;
                 match connection {
-                    Ok(Ok(connection)) => Connection::proven(connection, |key| gate(key)),
+                    Ok(Ok(connection)) => Connection::proven(connection, paths, |key| gate(key)),
                     Ok(Err(error)) => {
                         tracing::debug!(%error, "a handshake failed");
                         None
@@ -189,11 +202,11 @@ impl Endpoint {
         tls.enable_sni = false;
         tls.resumption = rustls::client::Resumption::disabled();
         let mut client = quinn::ClientConfig::new(Arc::new(QuicClientConfig::try_from(tls).expect("the provider has QUIC's first cipher")));
-        client.transport_config(transport(STREAMS_MAX, RECEIVE_WINDOW));
+        client.transport_config(transport(STREAMS_MAX, RECEIVE_WINDOW, self.paths.size(address.ip(), Instant::now())));
         let connecting = self.endpoint.connect_with(client, address, "larder").map_err(|error| failed(error.to_string()))?;
         let connection = tokio::time::timeout(HANDSHAKE, connecting).await.map_err(|_| failed("no answer".to_owned()))?;
         let connection = connection.map_err(|error| failed(error.to_string()))?;
-        Connection::proven(connection, |key| gate(key)).ok_or_else(|| failed("it showed no key".to_owned()))
+        Connection::proven(connection, Arc::clone(&self.paths), |key| gate(key)).ok_or_else(|| failed("it showed no key".to_owned()))
     }
 
     /// Where the port is, which the system may have chosen.
@@ -242,18 +255,18 @@ fn server(provider: &Arc<CryptoProvider>, gate: &Gate, key: &Arc<CertifiedKey>) 
     tls.send_tls13_tickets = 0;
     let mut server =
         quinn::ServerConfig::with_crypto(Arc::new(QuicServerConfig::try_from(tls).expect("the provider has QUIC's first cipher")));
-    server.transport_config(transport(STRANGER_STREAMS_MAX, STRANGER_RECEIVE_WINDOW));
+    server.transport_config(transport(STRANGER_STREAMS_MAX, STRANGER_RECEIVE_WINDOW, None));
     server.max_incoming(INCOMING_MAX).incoming_buffer_size(INCOMING_BUFFER).incoming_buffer_size_total(INCOMING_BUFFER_TOTAL);
     server
 }
 
 impl Connection {
-    fn proven(connection: quinn::Connection, whose: impl Fn(&NodeId) -> Option<NodeId>) -> Option<Self> {
+    fn proven(connection: quinn::Connection, paths: Arc<Paths>, whose: impl Fn(&NodeId) -> Option<NodeId>) -> Option<Self> {
         let shown = connection.peer_identity()?.downcast::<Vec<CertificateDer<'static>>>().ok()?;
         let key = node_of(shown.first()?)?;
         // It may have stopped counting since the handshake.
         let peer = whose(&key)?;
-        Some(Self { connection, peer, key })
+        Some(Self { connection, peer, key, paths })
     }
 
     /// The key by which the peer has proved who it is.
@@ -338,6 +351,19 @@ impl Connection {
     /// Whether the peer closed it because another connection with this node's key has taken its place.
     pub(super) fn was_displaced(&self) -> bool {
         matches!(self.connection.close_reason(), Some(quinn::ConnectionError::ApplicationClosed(close)) if close.error_code == DISPLACED.into())
+    }
+
+    /// Has the next connection with this address begin with packets as large as this one, which was up for so long, has found to pass.
+    pub(super) fn note_path(&self, age: Duration) {
+        let path = self.connection.stats().path;
+        let path = Path { size: path.current_mtu, is_largest: path.current_mtu == PACKET_MAX, holes: path.black_holes_detected, age };
+        self.paths.note(self.connection.remote_address().ip(), &path, Instant::now());
+    }
+
+    /// Bytes of the largest packet that passes, as far as it was looked for.
+    #[cfg(test)]
+    pub(super) fn packet_size(&self) -> u16 {
+        self.connection.stats().path.current_mtu
     }
 
     /// Bytes of UDP both ways.
@@ -433,7 +459,8 @@ fn broken(peer: NodeId, why: impl ToString) -> Error {
     Error::Connection { doing: "talk to", peer, why: why.to_string() }
 }
 
-fn transport(streams: u32, receive_window: u32) -> Arc<quinn::TransportConfig> {
+/// `size`: of the largest packet that is known to pass; it is looked for, with some 50 kB, where it is not known.
+fn transport(streams: u32, receive_window: u32, size: Option<u16>) -> Arc<quinn::TransportConfig> {
     let mut transport = quinn::TransportConfig::default();
     transport.stream_receive_window(STREAM_WINDOW.into());
     transport.receive_window(receive_window.into());
@@ -443,8 +470,9 @@ fn transport(streams: u32, receive_window: u32) -> Arc<quinn::TransportConfig> {
     transport.max_idle_timeout(Some(IDLE.try_into().expect("seconds fit")));
     transport.keep_alive_interval(Some(KEEP_ALIVE));
     let mut sizes = quinn::MtuDiscoveryConfig::default();
-    sizes.upper_bound(PACKET_MAX);
+    sizes.upper_bound(size.unwrap_or(PACKET_MAX));
     transport.mtu_discovery_config(Some(sizes));
+    size.map(|size| transport.initial_mtu(size));
     transport.congestion_controller_factory(Arc::new(ByDistance));
     transport.datagram_receive_buffer_size(Some(DATAGRAM_BUFFER));
     transport.datagram_send_buffer_size(DATAGRAM_BUFFER);

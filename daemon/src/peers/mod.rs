@@ -60,6 +60,7 @@ mod liveness;
 mod members;
 mod own;
 mod pace;
+mod paths;
 mod placement;
 mod pulse;
 mod quorum;
@@ -108,7 +109,6 @@ const DATAGRAMS_MAX: usize = 1024;
 
 /// How often it is looked who is there.
 const REVIEW: Duration = Duration::from_millis(500);
-
 /// Brings a blob onto this disk, from wherever it is. `false`: nobody has it, or there is no room.
 pub type Ensure = Arc<dyn Fn(Digest, Link) -> BoxFuture<'static, bool> + Send + Sync>;
 /// How long a start waits for a peer.

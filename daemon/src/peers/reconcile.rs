@@ -92,7 +92,7 @@ pub(super) async fn watch(inner: &Arc<Inner>, link: &Arc<Link>) {
 /// Compares once, and mends what differs as it did before.
 pub(super) async fn check(inner: &Arc<Inner>, link: &Arc<Link>, before: Option<Suspicion>) -> Result<Option<Suspicion>> {
     let ours = inner.store.run(|store| store.summary()).await;
-    let answer = link.connection.ask(&Request::Compare(ours.clone())).await?;
+    let answer = link.connection.ask(&Request::Compare(ours.in_short())).await?;
     let (Answer::Compared(theirs), _) = answer else { return Err(nonsense(link)) };
     let outcome = outcome(&ours, &theirs);
     // What was written while the peer was asked may be in its sums and not in these.
@@ -115,9 +115,18 @@ pub(super) async fn check(inner: &Arc<Inner>, link: &Arc<Link>, before: Option<S
     Ok(None)
 }
 
+/// What a node that holds `ours` answers to who asks with `theirs`.
+pub(super) fn compared(ours: Summary, theirs: &Summary) -> Summary {
+    let short = ours.in_short();
+    if theirs.kinds == short.kinds { short } else { ours }
+}
+
 fn outcome(ours: &Summary, theirs: &Summary) -> Outcome {
     if ours.vector != theirs.vector || ours.waiting != theirs.waiting || theirs.kinds.len() > KINDS_MAX {
         return Outcome::Apart;
+    }
+    if theirs.kinds == ours.in_short().kinds {
+        return Outcome::Same;
     }
     let sum = |kinds: &[(u16, Sum)], kind| kinds.iter().find(|(of, _)| *of == kind).map(|(_, sum)| *sum).unwrap_or_default();
     let mut kinds: Vec<u16> = ours.kinds.iter().chain(&theirs.kinds).map(|(kind, _)| *kind).filter(|kind| *kind <= KINDS).collect();
@@ -333,6 +342,14 @@ mod tests {
         assert_eq!(outcome(&ours, &ours), Outcome::Same);
         assert_eq!(outcome(&ours, &summary(2, 1, vec![])), Outcome::Apart);
         assert_eq!(outcome(&ours, &summary(1, 2, vec![])), Outcome::Apart);
+        let short = ours.in_short();
+        assert_eq!((compared(ours.clone(), &short), outcome(&ours, &short)), (short.clone(), Outcome::Same), "when all is the same");
+        // A program that knows nothing of short ones asks, or answers, with all.
+        assert_eq!((compared(ours.clone(), &ours), outcome(&ours, &ours)), (ours.clone(), Outcome::Same));
+        assert_eq!(compared(ours.clone(), &Summary { kinds: vec![], ..short.clone() }), ours);
+        let mut two = summary(1, 1, vec![(4, one)]);
+        two.kinds.extend(ours.kinds.clone());
+        assert_eq!(compared(two.clone(), &short), two, "where something differs, what");
         for (kinds, expected) in [(vec![], vec![3]), (vec![(3, one), (4, one)], vec![4]), (vec![(3, Sum::default())], vec![3])] {
             let Outcome::Differs(found) = outcome(&ours, &summary(1, 1, kinds)) else { panic!("a difference") };
             assert_eq!(found.kinds.iter().map(|(kind, ..)| *kind).collect::<Vec<_>>(), expected);

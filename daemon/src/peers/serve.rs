@@ -74,7 +74,7 @@ pub(super) async fn answer(inner: &Arc<Inner>, link: &Arc<Link>, mut stream: Str
         Request::Keep(wanted) => return keep::answer(inner, link, stream, wanted).await,
         Request::Vouch(digests) if digests.len() > WHO_HAS_MAX => Answer::Refused(Refusal::TOO_MUCH),
         Request::Vouch(digests) => keep::vouch(inner, digests).await.map_or(Answer::Refused(Refusal::FAILED), Answer::Holders),
-        Request::Compare(_) => Answer::Compared(inner.store.run(store::Store::summary).await),
+        Request::Compare(theirs) => Answer::Compared(reconcile::compared(inner.store.run(store::Store::summary).await, &theirs)),
         Request::Places(kind) => Answer::Places(inner.store.run(move |store| store.places(kind)).await),
         Request::Reconcile(ask) => {
             let _turn = link.syncs.acquire().await.expect("never closed");

@@ -1,7 +1,7 @@
 //! Version 2: do we hold the same, and what is it that we don't.
 //!
 //! ```text
-//! Request::Compare    -> Answer::Compared            sums of all kinds, and whether they can be compared
+//! Request::Compare    -> Answer::Compared            whether sums can be compared; the sum of all kinds, or where that is not the same, of each
 //! Request::Places     -> Answer::Places              the 256 sums of one kind
 //! Request::Reconcile  -> Reconciling..., both ways   which records differ, then the records
 //! ```
@@ -17,6 +17,9 @@ use crate::state::Sum;
 
 /// Most kinds in one summary.
 pub const KINDS_MAX: usize = crate::state::KINDS as usize + 1;
+/// Stands in the place of all kinds, with the sum of their sums: who asks says no more, and gets no more back when it is the same there. A program that
+/// does not know of it answers with the sums of all kinds, as does one that is asked with them.
+pub const ALL_KINDS: u16 = u16::MAX;
 /// Most records that one side may ask for on one stream.
 pub const WANT_MAX: usize = 10_000;
 
@@ -31,6 +34,16 @@ pub struct Summary {
     pub waiting: [u8; 32],
     /// For each kind that has live records: their sum.
     pub kinds: Vec<(u16, Sum)>,
+}
+
+impl Summary {
+    /// The same with the sum of all kinds alone; see [`ALL_KINDS`].
+    #[must_use]
+    pub fn in_short(&self) -> Self {
+        let mut all = Sum::default();
+        self.kinds.iter().for_each(|(_, sum)| all.plus(sum));
+        Self { kinds: vec![(ALL_KINDS, all)], ..*self }
+    }
 }
 
 /// Opens a stream that finds out which records differ.
@@ -82,6 +95,7 @@ mod tests {
         let vector: VersionVector = [(origin, 42)].into_iter().collect();
         vec![
             ("request-compare", Request::Compare(summary.clone()).to_frame()),
+            ("request-compare-short", Request::Compare(summary.in_short()).to_frame()),
             ("request-places", Request::Places(3).to_frame()),
             ("request-reconcile", Request::Reconcile(Reconcile { kind: 3, places: vec![0, 255] }).to_frame()),
             ("request-sync-brief", Request::SyncBrief([4; 32]).to_frame()),
@@ -132,7 +146,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn s34_random_bytes_and_flipped_bits_never_panic(body in prop::collection::vec(any::<u8>(), 0..400), which in 0usize..12, bit in any::<prop::sample::Index>()) {
+        fn s34_random_bytes_and_flipped_bits_never_panic(body in prop::collection::vec(any::<u8>(), 0..400), which in 0usize..13, bit in any::<prop::sample::Index>()) {
             let _ = through(&Frame { kind: Kind::Reconciling.number(), body });
             let frames = frames();
             let mut frame = frames[which % frames.len()].1.clone();

@@ -19,6 +19,7 @@ mod admission;
 mod away;
 mod blobs;
 mod bounds;
+mod costs;
 mod distance;
 mod fleet;
 mod future;

@@ -1,7 +1,7 @@
 //! Whether nodes that know the same hold the same, and what it costs to find out.
 
+use larder_protocol::message::NumberedRecord;
 use larder_protocol::message::compare::Reconciling;
-use larder_protocol::message::{Message, NumberedRecord, Seen};
 use larder_protocol::record::{Numbered, Record};
 use larder_protocol::stamp::{HybridTime, Stamp};
 use larder_protocol::vector::{Origin, VersionVector};
@@ -85,17 +85,6 @@ async fn ten_of_many_records_are_found_by_few_bytes() {
     let (took, bytes) = (begun.elapsed(), link.connection.bytes() - before);
     println!("{count} records, 10 are new: synced in {took:?} with {bytes} bytes both ways");
     assert!(bytes < 64 << 10 && took < Duration::from_secs(5), "{bytes} bytes, {took:?}");
-}
-
-#[test]
-fn an_idle_exchange_of_sixteen_origins_takes_few_bytes() {
-    let vector: VersionVector =
-        (0..16).map(|node| (Origin { node: NodeId([node; 32]), incarnation: 1_700_000_000_000 }, 1_000_000)).collect();
-    let size = |frame: larder_protocol::frame::Frame| frame.to_bytes().len();
-    let asked = size(Request::SyncBrief(vector.hash()).to_frame());
-    let answered = size(Update::Caught(VersionVector::default()).to_frame()) + size(Seen(VersionVector::default()).to_frame());
-    println!("an idle exchange of 16 origins: {} bytes; in full {}", asked + answered, size(Request::Sync(vector).to_frame()));
-    assert!(asked + answered <= 512);
 }
 
 #[tokio::test(flavor = "multi_thread")]
