@@ -3,6 +3,7 @@
 //! A store and a simulation ask the same questions here, so that what the one proves holds for the other.
 
 use crate::record::RawRecord;
+use crate::vector::Origin;
 
 /// What a node has that bears on a record that came.
 #[derive(Clone, Copy, Debug, Default)]
@@ -38,6 +39,12 @@ pub fn judge(record: &RawRecord, here: Here<'_>, is_far_ahead: bool) -> Verdict 
         _ if is_far_ahead => Verdict::Waits,
         _ => Verdict::Stands,
     }
+}
+
+/// Whether the writer of a record that stands gave it another number in a later life: the one that counts now. Of the earlier life, in which a copy of its data
+/// folder wrote as well, nobody may ever count that number as known, so nobody would be told of the record under it (F11).
+pub fn is_renumbered(standing: &Origin, came: &Origin) -> bool {
+    standing.node == came.node && standing.incarnation < came.incarnation
 }
 
 /// Whether a record that bears a node's own origin was written by another copy of its data folder (F11): the number was never given out
@@ -105,6 +112,13 @@ mod tests {
         assert_eq!(judge(&other, here(Some(&one)), true), Verdict::Forked);
         assert_eq!(judge(&one, here(Some(&one)), true), Verdict::Known);
         assert_eq!(judge(&one, here(None), false), Verdict::Stands);
+    }
+
+    #[test]
+    fn f11_only_a_later_life_of_the_same_node_gives_a_record_another_number() {
+        let [life, later, other] = [(1, 1), (1, 2), (2, 3)].map(|(node, incarnation)| Origin { node: NodeId([node; 32]), incarnation });
+        assert!(is_renumbered(&life, &later));
+        assert!(![(life, life), (later, life), (life, other)].iter().any(|(standing, came)| is_renumbered(standing, came)));
     }
 
     #[test]

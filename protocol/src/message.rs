@@ -122,6 +122,9 @@ pub enum Update {
     /// Version 2: you were away too long: tombstones up to here were purged that you have not seen. What follows, up to the next
     /// `Caught`, is everything there is; what it does not have and its vector covers was deleted (F18).
     Snapshot(VersionVector),
+    /// Version 2: these lives of yours, or after `Snapshot` of anyone's, were written by two copies of a data folder, and up to here both are the same (F11). A
+    /// list of their starts can't always tell: of two lists the later one stands, and what stood under the numbers may have been deleted and purged.
+    Mixed(VersionVector),
 }
 
 /// Who a node is.

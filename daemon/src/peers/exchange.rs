@@ -38,6 +38,8 @@ const FORMER_LOOK: Duration = Duration::from_secs(2);
 const SINCE_BRIEF: u16 = 2;
 /// The protocol version that has snapshots.
 const SINCE_SNAPSHOT: u16 = 2;
+/// The protocol version that says which lives are mixed.
+const SINCE_MIXED: u16 = 2;
 
 /// When a stream that has ended is opened again.
 enum Next {
@@ -116,6 +118,7 @@ async fn pull_once(inner: &Inner, link: &Arc<Link>) -> Result<Next> {
             }
             // S33: what is not read yet keeps the sender waiting.
             Update::Records(records) => tokio::time::sleep(pace.take(std::time::Instant::now(), records.len())).await,
+            Update::Mixed(lives) => starts.add_mixed(lives),
             Update::Snapshot(_) => {}
         }
         let update = roles::admit(inner, link, update).await?;
@@ -145,7 +148,7 @@ async fn pull_once(inner: &Inner, link: &Arc<Link>) -> Result<Next> {
         let whole = part.whole;
         // ORDER: when all has come, so that the starts are among it.
         if whole {
-            let fork = starts.fork(&inner.store, own, sure, told_of_own)?;
+            let fork = starts.fork(&inner.store, own, sure_by_starts(inner, link, sure), told_of_own)?;
             if wrong.is_some() || is_more || fork.is_some() {
                 inner.begin_life(link, own, fork, wrong).await?;
                 return Ok(Next::AtOnce);
@@ -250,6 +253,13 @@ fn known(inner: &Inner, link: &Link, own: &Origin) -> VersionVector {
     known
 }
 
+/// Up to which own number a peer that tells no list of this life's starts is sure to mean the same. What it has said of later ones than the first start that is not
+/// settled may be what another copy of this folder has told others.
+fn sure_by_starts(inner: &Inner, link: &Link, sure: u64) -> u64 {
+    let first = inner.store.starts().first().copied().filter(|_| link.version() >= SINCE_MIXED);
+    first.map_or(sure, |first| sure.min(first))
+}
+
 /// At the end of the first exchange of a link: what the peer counts as known of this node's own and has not sent back was superseded there, or has a
 /// number that means something else there; it gets another number.
 async fn renumber(inner: &Inner, link: &Link, own: Origin, sure: u64, upto: u64, confirmed: &mut HashSet<u64>) -> Result<()> {
@@ -310,6 +320,8 @@ pub(super) async fn serve(inner: &Arc<Inner>, link: &Arc<Link>, stream: Stream, 
             return Err(Error::Violation { peer: link.connection.peer(), what });
         }
         send.message(&Update::Snapshot(horizon.clone())).await?;
+        // What it says by such numbers is not what others mean by them.
+        send.message(&Update::Mixed(inner.store.all_mixed().into_iter().collect())).await?;
         sent = VersionVector::default();
         copied = Some(horizon);
     }
@@ -328,12 +340,15 @@ pub(super) async fn serve(inner: &Arc<Inner>, link: &Arc<Link>, stream: Stream, 
         if is_first || telling.has_news(&inner.store) || !sent.covers(&inner.store.vector()) {
             let (mut from, mut tells) = (sent.clone(), telling);
             let exchange = inner.store.run(move |store| {
-                let records = tells.tell(store, &mut from)?;
-                Ok::<_, store::Error>((records, store.exchange(&from)?, from, tells))
+                let told = tells.tell(store, &mut from)?;
+                Ok::<_, store::Error>((told, store.exchange(&from)?, from, tells))
             });
-            let (records, exchange, from, tells) = exchange.await?;
+            let ((mixed, records), exchange, from, tells) = exchange.await?;
             telling = tells;
             let vector = exchange.vector().clone();
+            if !mixed.is_empty() && link.version() >= SINCE_MIXED {
+                send.message(&Update::Mixed(mixed)).await?;
+            }
             if !records.is_empty() {
                 send.message(&Update::Records(records.iter().map(NumberedRecord::from).collect())).await?;
             }

@@ -70,6 +70,7 @@ pub(super) async fn admit(inner: &Inner, link: &Link, update: Update) -> Result<
         }
         Update::Caught(vector) => Ok(Update::Caught(vector.iter().filter(|(origin, _)| origin.node == peer).collect::<VersionVector>())),
         // It has no word in what was deleted, nor in whose state is right.
+        Update::Mixed(_) => Ok(Update::Records(Vec::new())),
         Update::Snapshot(_) | Update::Unlike => Ok(Update::Caught(VersionVector::default())),
     }
 }

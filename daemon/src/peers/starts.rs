@@ -17,6 +17,8 @@ const LISTS_MAX: usize = 4096;
 pub(super) struct Told {
     lives: HashMap<Origin, Life>,
     count: usize,
+    /// Lives that the peer knows to be mixed, and up to where each is sure.
+    mixed: HashMap<Origin, u64>,
 }
 
 /// What a peer is told of starts on one stream, whatever it knows by number.
@@ -44,8 +46,8 @@ impl Telling {
         self.mixed.get(life).is_none_or(|told| sure < *told)
     }
 
-    /// What it is told now; `from`: what it has, lowered to where it is to be sent everything.
-    pub(super) fn tell(&mut self, store: &Store, from: &mut VersionVector) -> store::Result<Vec<Numbered>> {
+    /// What it is told now: which of its lives are mixed, and records; `from`: what it has, lowered to where it is to be sent everything.
+    pub(super) fn tell(&mut self, store: &Store, from: &mut VersionVector) -> store::Result<(VersionVector, Vec<Numbered>)> {
         let mut records = Vec::new();
         if std::mem::take(&mut self.is_first) {
             // They show whether what it has of them is what is known here.
@@ -56,13 +58,13 @@ impl Telling {
             // A copy of this folder may have told the peer something else under that number.
             records.extend((own.sequence <= from.get(&own.origin)).then_some(own));
         }
-        let news: Vec<_> = store.mixed_of(&self.peer).into_iter().filter(|(life, sure)| self.is_news(life, *sure)).collect();
+        let news: Vec<(Origin, u64)> = store.mixed_of(&self.peer).into_iter().filter(|(life, sure)| self.is_news(life, *sure)).collect();
         if !news.is_empty() {
             records.extend(store.evidence_of(&self.peer)?);
             news.iter().for_each(|(life, sure)| from.lower(life, *sure));
-            self.mixed.extend(news);
+            self.mixed.extend(news.iter().copied());
         }
-        Ok(records)
+        Ok((news.into_iter().collect(), records))
     }
 }
 
@@ -92,18 +94,28 @@ impl Told {
         Ok(())
     }
 
+    /// Takes note of lives that the peer knows to be mixed.
+    pub(super) fn add_mixed(&mut self, lives: &VersionVector) {
+        let room = LISTS_MAX.saturating_sub(self.mixed.len());
+        self.mixed.extend(lives.iter().take(room));
+    }
+
     /// The last own number that the peer means the same by. `sure`: up to which it does for sure, should it tell no list; `covered`: up to which it
     /// counts as known.
     pub(super) fn fork(&self, store: &Store, own: Origin, sure: u64, covered: u64) -> store::Result<Option<u64>> {
         let lists = self.lives.get(&own).map(|life| life.lists.clone()).unwrap_or_default();
-        store.fork(own, &Known { sure, covered, lists })
+        let fork = store.fork(own, &Known { sure, covered, lists })?;
+        Ok(fork.into_iter().chain(self.mixed.get(&own).copied()).min())
     }
 
-    /// The peer's own lives in which something else was written by another copy of its folder than it has itself, and up to where both are the same.
+    /// Lives of others, or former ones of this node, that the peer knows to be mixed; its own ones in which something else was written by another copy of its
+    /// folder than it has itself; and up to where each is sure.
     pub(super) fn mixed(&self, store: &Store, peer: &NodeId, covered: &VersionVector) -> store::Result<Vec<(Origin, u64)>> {
         // ORDER: first what is known. What other streams bring meanwhile is in the list as well.
         let here = store.vector();
-        let mut mixed = Vec::new();
+        let is_known = |life: &Origin| here.get(life).max(covered.get(life)) > 0;
+        let told = self.mixed.iter().filter(|(life, _)| **life != store.origin() && is_known(life));
+        let mut mixed: Vec<_> = told.map(|(life, sure)| (*life, *sure)).collect();
         for (life, told) in self.lives.iter().filter(|(life, _)| life.node == *peer) {
             let theirs = Known { sure: 0, covered: covered.get(life), lists: told.lists.clone() };
             let sure = fork(&store.starts_of(life)?, &theirs).filter(|sure| *sure < here.get(life));

@@ -74,7 +74,7 @@ impl Gather {
                 Ok(Some(self.part(advance, true)))
             }
             // What was not asked for.
-            Update::Unlike | Update::Snapshot(_) => Ok(None),
+            Update::Unlike | Update::Snapshot(_) | Update::Mixed(_) => Ok(None),
         }
     }
 

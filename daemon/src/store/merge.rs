@@ -2,13 +2,13 @@
 
 use std::collections::{BTreeSet, HashMap};
 
-use larder_protocol::merge::{Here, Verdict, judge};
+use larder_protocol::merge::{Here, Verdict, is_renumbered, judge};
 use larder_protocol::record::{Key, Numbered, Record, Value};
 use larder_protocol::vector::{Origin, VersionVector};
 
 use super::error::Result;
-use super::index::{Index, RecordRow};
-use super::journal::{Journal, Writing, at_number, now_ms, parse, row_key, table_of};
+use super::index::{Index, RecordRow, Table};
+use super::journal::{Journal, Writing, at_number, journal_key, now_ms, parse, row_key, table_of};
 use super::{Applied, conflicts, garbage};
 
 impl Journal {
@@ -80,7 +80,7 @@ impl Writing<'_> {
             return Ok(true);
         }
         match verdict {
-            Verdict::Known => {}
+            Verdict::Known => self.take_number(standing, RecordRow { origin, sequence, record: raw }),
             Verdict::Lost => {
                 let standing = standing.expect("something is later");
                 self.came_late(&numbered.record, &parse(&standing.record)?)?;
@@ -137,18 +137,31 @@ impl Writing<'_> {
                     self.record(key, Some(link))?;
                     return Ok(true);
                 }
-                let mut numbered = numbered;
-                if self.lives().is_unsure(&origin, sequence) {
-                    // Others may know something else under that number, and would never ask for this.
-                    let own = self.origin();
-                    (numbered.origin, numbered.sequence) = (own, self.next_number(own)?);
-                }
-                let stands = self.stand(numbered)?;
+                let stands = self.stand_under_a_sure_number(numbered)?;
                 assert!(stands, "it was judged to");
                 applied.changed.push(key);
             }
         }
         Ok(true)
+    }
+
+    /// Lets a record stand; under a number of this node's, when another copy of its data folder may have given its number to something else: others would
+    /// never ask for this.
+    pub(super) fn stand_under_a_sure_number(&mut self, mut numbered: Numbered) -> Result<bool> {
+        if self.lives().is_unsure(&numbered.origin, numbered.sequence) {
+            let own = self.origin();
+            (numbered.origin, numbered.sequence) = (own, self.next_number(own)?);
+        }
+        self.stand(numbered)
+    }
+
+    /// Gives a record that stands the number that its writer has given it in a later life.
+    fn take_number(&mut self, standing: Option<RecordRow>, row: RecordRow) {
+        let Some(before) = standing.filter(|before| before.record == row.record && is_renumbered(&before.origin, &row.origin)) else {
+            return;
+        };
+        self.index.delete(&mut self.batch, Table::Journal, &journal_key(&before.origin, before.sequence));
+        self.place(Some(&before), row);
     }
 
     /// The link that a tombstone from elsewhere would take away as garbage, when a manifest needs it: it was pushed where the garbage

@@ -47,9 +47,14 @@ impl Mixed {
         sure
     }
 
+    /// All of them.
+    fn all(&self) -> Vec<(Origin, u64)> {
+        self.0.iter().map(|(life, sure)| (*life, *sure)).collect()
+    }
+
     /// Those of one node.
     pub(super) fn of(&self, node: &NodeId) -> Vec<(Origin, u64)> {
-        self.0.iter().filter(|(life, _)| life.node == *node).map(|(life, sure)| (*life, *sure)).collect()
+        self.all().into_iter().filter(|(life, _)| life.node == *node).collect()
     }
 
     /// Takes note of one; says whether that is news.
@@ -107,7 +112,12 @@ impl Store {
         self.inner.journal.write(&self.inner.index).mixed().of(node)
     }
 
-    /// Takes note of lives that are mixed; says whether one of them is news.
+    /// All lives that are mixed, and up to where each is sure.
+    pub fn all_mixed(&self) -> Vec<(Origin, u64)> {
+        self.inner.journal.write(&self.inner.index).mixed().all()
+    }
+
+    /// Takes note of lives that are mixed; says whether one of them is news. Another life of this node begins when one is a former one of its own.
     pub fn mix(&self, lives: &[(Origin, u64)]) -> Result<bool> {
         let mut writing = self.inner.journal.write(&self.inner.index);
         let mut is_news = false;
@@ -116,6 +126,7 @@ impl Store {
         }
         if is_news {
             writing.commit()?;
+            self.end_former_lives()?;
         }
         Ok(is_news)
     }
@@ -172,6 +183,46 @@ mod tests {
         sync(&one, &c);
         assert_eq!(c.mixed_of(&node), [(life, fork)]);
         assert!(c.vector().get(&new) > 0);
+    }
+
+    #[test]
+    fn f11_what_came_under_a_number_that_can_never_count_is_told_under_the_one_of_the_next_life() {
+        let [place, copied, there, elsewhere] = [Place::new(1), Place::new(1), Place::new(2), Place::new(3)];
+        let [one, other] = two_copies(&place, &copied);
+        let life = one.origin();
+        let (b, c) = (there.open(), elsewhere.open());
+        sync(&one, &b);
+        sync(&one, &c);
+        let counted = one.vector().get(&life);
+        push_image(&other, "team/app", "late", b"late");
+        push_image(&other, "team/app", "later", b"later");
+        let all = other.exchange(&VersionVector::default()).expect("exchange").map(|numbered| numbered.expect("record"));
+        b.apply(all.collect(), &other.vector()).expect("applied");
+        let tag = Key::Tag("team/app".parse().expect("name"), "later".parse().expect("tag"));
+        let place_of = |store: &Store| store.row(&tag).expect("readable").map(|row| (row.origin, row.sequence));
+        assert!(place_of(&b).is_some_and(|(origin, sequence)| origin == life && sequence > b.vector().get(&life)));
+        assert_eq!(b.vector().get(&life), counted, "what it says of that life does not reach the number");
+        let new = other.begin_life(life, b.mixed_of(&life.node)[0].1).expect("begun");
+        sync(&other, &b);
+        assert_eq!(place_of(&b).expect("there").0, new);
+        assert_eq!(place_of(&b), place_of(&other));
+        // The copy is gone for good.
+        sync(&b, &c);
+        assert!(place_of(&c).is_some());
+        assert!(b.sums_are_right().expect("counted") && c.sums_are_right().expect("counted"));
+    }
+
+    #[test]
+    fn f11_a_former_life_that_turns_out_to_be_mixed_further_ahead_is_ended_there() {
+        let place = Place::new(1);
+        let store = place.open();
+        for tag in ["one", "two", "three"] {
+            push_image(&store, "team/app", tag, tag.as_bytes());
+        }
+        let (life, last) = (store.origin(), store.vector().get(&store.origin()));
+        store.begin_life(life, last - 1).expect("begun");
+        assert!(store.mix(&[(life, last - 2)]).expect("written") && !store.mix(&[(life, last - 2)]).expect("written"));
+        assert_eq!(store.all_mixed(), [(life, last - 2)]);
     }
 
     #[test]

@@ -202,7 +202,7 @@ impl Store {
                 // ORDER: its row in the journal goes, and comes again if it stands.
                 writing.take_up(row);
                 if !writing.bury(&record)? {
-                    writing.stand(Numbered { origin, sequence, record })?;
+                    writing.stand_under_a_sure_number(Numbered { origin, sequence, record })?;
                 }
             }
             conflicts.append(&mut writing.conflicts);

@@ -82,6 +82,8 @@ struct Pull {
     way: VecDeque<Update>,
     gather: Gather,
     snapshot: Option<(VersionVector, BTreeSet<Vec<u8>>)>,
+    /// The same, as the reader has heard it.
+    told_mixed: BTreeMap<Origin, u64>,
     /// Up to which own number the peer was sure to mean the same, and which further ones it does.
     sure: u64,
     confirmed: BTreeSet<u64>,
@@ -281,6 +283,7 @@ impl World {
                 is_first: true,
                 starts_told: 0,
                 mixed: BTreeMap::new(),
+                told_mixed: BTreeMap::new(),
                 way: VecDeque::new(),
                 gather,
                 snapshot: None,
@@ -306,6 +309,7 @@ impl World {
                 return drop(self.pulls.remove(&(peer, to)));
             }
             pull.way.push_back(Update::Snapshot(disk.horizon()));
+            pull.way.push_back(Update::Mixed(disk.mixed.iter().map(|(life, sure)| (*life, *sure)).collect()));
             pull.sent = VersionVector::default();
         }
         let mut from = pull.sent.clone();
@@ -315,6 +319,7 @@ impl World {
         }
         if is_news {
             mixed.iter().for_each(|(life, sure)| from.lower(life, *sure));
+            pull.way.push_back(Update::Mixed(mixed.iter().copied().collect()));
             pull.way.extend(disk.evidence_of(&reader).iter().map(|it| Update::Records(vec![NumberedRecord::from(it)])));
             pull.mixed.extend(mixed);
         }
@@ -345,6 +350,10 @@ impl World {
                 pull.snapshot = Some((horizon.clone(), BTreeSet::new()));
                 VersionVector::default()
             }
+            Update::Mixed(lives) => {
+                pull.told_mixed.extend(lives.iter());
+                VersionVector::default()
+            }
             _ => VersionVector::default(),
         };
         if self.nodes[to].disk.origin != pull.own {
@@ -361,10 +370,14 @@ impl World {
             let wrong = disk.first_wrong(&returned);
             let told = returned.iter().chain(&part.records).filter(|it| matches!(it.record.key, Key::Starts(_)));
             pull.starts.extend(told.cloned());
-            let fork = disk.fork(&pull.starts, pull.sure, covered.get(&pull.own));
+            // What the peer said meanwhile may be what another copy of this folder has told others.
+            let sure = disk.starts.first().map_or(pull.sure, |first| pull.sure.min(*first));
+            let fork = disk.fork(&pull.starts, sure, covered.get(&pull.own));
+            let fork = fork.into_iter().chain(pull.told_mixed.get(&pull.own).copied()).min();
             if wrong.is_some() || is_more || fork.is_some() {
                 return self.begin_life(to, from, fork, wrong);
             }
+            disk.mix_as_told(&pull.told_mixed, &covered);
             pull.confirmed.extend(returned.iter().map(|it| it.sequence));
             let agreed = disk.agreed(&part.records, &covered);
             let (advance, nothing) = (part.advance.clone(), VersionVector::default());

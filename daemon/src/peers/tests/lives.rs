@@ -132,6 +132,26 @@ async fn f11_a_clone_that_begins_to_write_when_all_were_looked_at_is_found_out()
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn f11_who_knows_a_life_to_be_mixed_tells_its_node_which_begins_another_one() {
+    let (a, b) = (Site::start("a", "x").await, Site::start("b", "x").await);
+    a.let_in(&b).await;
+    let one = a.push_image("one").await;
+    all_have(&[&a, &b], &[("one", one)]).await;
+    // What a copy of its folder wrote was deleted and is forgotten: nothing but that is left of it.
+    let (life, sure) = (a.store.origin(), a.store.vector().get(&a.store.origin()) - 1);
+    assert!(b.store.mix(&[(life, sure)]).expect("written"));
+    let two = b.push_image("two").await;
+    until("it has begun another life", || a.store.origin() != life).await;
+    assert_eq!(a.store.vector().get(&life), b.store.vector().get(&life).min(sure));
+    all_have(&[&a, &b], &[("one", one), ("two", two)]).await;
+    // It is told each time they meet, and has heard it already.
+    let a = a.stop().await.start().await;
+    let three = b.push_image("three").await;
+    all_have(&[&a, &b], &[("three", three)]).await;
+    assert_eq!((a.metrics.lives.get(), b.metrics.lives.get()), (0, 0));
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn f10_a_lost_folder_with_the_same_key_is_another_life_and_is_filled_by_peers() {
     let (a, b) = (Site::start("a", "x").await, Site::start("b", "x").await);
     a.let_in(&b).await;

@@ -121,3 +121,26 @@ fn f13_what_a_node_takes_back_in_a_later_life_does_not_come_to_its_time() {
     assert_eq!((applied.quarantined, store.quarantined_count()), (0, 0));
     assert_eq!(store.release_at(now + 2 * year).expect("release").0, 0);
 }
+
+#[test]
+fn f11_what_waited_under_a_number_of_a_life_that_is_over_comes_to_its_time_under_a_new_one() {
+    let place = Place::new(1);
+    let store = place.open();
+    push_image(&store, "a", "mine", b"mine");
+    let life = store.origin();
+    let new = store.begin_life(life, 1).expect("begun");
+    let (now, year) = (journal::now_ms(), 365 * 86_400_000);
+    // A copy of its folder, whose clock is ahead, has written it, and the copy is gone.
+    let record = Record {
+        key: Key::Tag(repository("a"), tag("t")),
+        value: Some(Value::Tag(TagTarget { digest: Digest::sha256(b""), replaced: None })),
+        stamp: Stamp { time: HybridTime::from_ms(now + year), node: life.node },
+    };
+    let far = Numbered { origin: life, sequence: 9, record: record.clone() };
+    assert_eq!(store.apply(vec![far], &VersionVector::default()).expect("apply").quarantined, 1);
+    let before = store.vector();
+    assert_eq!(store.release_at(now + year).expect("release").0, 1);
+    // Of the life that is over nobody ever asks for number 9.
+    let told = store.exchange(&before).expect("exchange").map(|numbered| numbered.expect("record")).last().expect("it is told");
+    assert_eq!((told.origin, told.record), (new, record));
+}

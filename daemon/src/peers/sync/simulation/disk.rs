@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use larder_protocol::merge::{Fate, Here, SeenBy, Verdict, fate, is_foreign, judge};
+use larder_protocol::merge::{Fate, Here, SeenBy, Verdict, fate, is_foreign, is_renumbered, judge};
 use larder_protocol::record::{Key, RawRecord, Value};
 use larder_protocol::stamp::{Clock, NodeId, Stamp};
 use larder_protocol::starts::{Known, Start, Starts, fork, number_in};
@@ -183,6 +183,17 @@ impl Disk {
         self.stand(row);
     }
 
+    /// A record that stands gets the number that its writer gave it in a later life.
+    fn take_number(&mut self, row: &Row) {
+        let standing =
+            self.standing.get_mut(&row.raw.key).filter(|standing| standing.raw == row.raw && is_renumbered(&standing.origin, &row.origin));
+        if let Some(standing) = standing {
+            self.numbers.remove(&(standing.origin, standing.sequence));
+            self.numbers.insert((row.origin, row.sequence), row.raw.key.clone());
+            (standing.origin, standing.sequence) = (row.origin, row.sequence);
+        }
+    }
+
     pub(super) fn remove(&mut self, key: &[u8]) {
         if let Some(row) = self.standing.get(key).filter(|row| row.raw.value.is_none()) {
             self.graves.insert(key.to_vec(), row.raw.stamp);
@@ -235,10 +246,21 @@ impl Disk {
                     let both = self.at_number(&place).cloned().into_iter().chain([row]);
                     self.evidence.extend(both.filter(|row| !self.evidence.contains(row)).collect::<Vec<_>>());
                 }
-                Verdict::Lost | Verdict::Known => {}
+                Verdict::Known => self.take_number(&row),
+                Verdict::Lost => {}
             }
         }
         self.advance(advance);
+    }
+
+    /// A peer that covers so much tells of lives that are mixed.
+    pub(super) fn mix_as_told(&mut self, told: &BTreeMap<Origin, u64>, covered: &VersionVector) {
+        let own = self.origin;
+        for (life, sure) in told.iter().filter(|(life, _)| **life != own) {
+            if self.vector.get(life).max(covered.get(life)) > 0 {
+                self.mix(*life, *sure);
+            }
+        }
     }
 
     /// Lives of this node that are over, in which it turns out that two copies have written, and up to where each is sure.
@@ -271,7 +293,7 @@ impl Disk {
             self.numbers.remove(&place);
             let _ = self.clock.observe(row.raw.stamp.time, now_ms, DRIFT_MS);
             if !self.bury(&row.raw, &(row.origin, row.sequence), now_ms) {
-                self.stand(row);
+                self.stand_under_a_sure_number(row, now_ms);
             }
         }
     }
