@@ -4,7 +4,7 @@
 //! A peer that was restarted shows another `life` in its hello, and its new connection takes the old one's place.
 
 use std::collections::HashMap;
-use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -46,6 +46,10 @@ pub(super) struct Link {
     whole: AtomicBool,
     /// How often it was slow, broke off or lied when a blob was fetched.
     strikes: AtomicU32,
+    /// Bytes of chunks that came from it, of all blobs.
+    pub came: AtomicU64,
+    /// Milliseconds that a chunk took from it lately; 0: none came yet.
+    pub took_ms: AtomicU64,
     /// Whether it was said already that this peer writes and must not.
     said: AtomicBool,
     pub reads: Semaphore,
@@ -85,6 +89,8 @@ impl Link {
             asked: Mutex::default(),
             whole: AtomicBool::new(false),
             strikes: AtomicU32::new(0),
+            came: AtomicU64::new(0),
+            took_ms: AtomicU64::new(0),
             said: AtomicBool::new(false),
             reads: Semaphore::new(READS_MAX),
             answers: Semaphore::new(ANSWERS_MAX),

@@ -14,12 +14,12 @@ use super::fetch::class_name;
 use super::links::Link;
 use super::pace::PIECE;
 use super::serve::{piece, refuse};
-use super::turns::TURN_TIME;
+use super::turns::{PLACES, TURN_TIME};
 use crate::store::{self, Content};
 use crate::telemetry::TrafficLabels;
 
-/// Priorities of streams within a connection: a class is worth more than any place in a blob.
-const CLASS_STEP: i32 = 1 << 25;
+/// Priorities of streams within a connection: a class is worth more than any place among those that were begun.
+const CLASS_STEP: i32 = PLACES as i32;
 
 /// Sends a chunk, or says who has it.
 pub(super) async fn chunk(inner: &Inner, link: &Link, send: &mut Sender, chunk: ChunkRead) -> Result<()> {
@@ -51,9 +51,7 @@ pub(super) async fn chunk(inner: &Inner, link: &Link, send: &mut Sender, chunk: 
     }
     let end = content.size().min(start + CHUNK_SIZE);
     let bytes = piece(inner, &content, start, end).await?;
-    // Of the chunks that a peer has asked for, the earlier one is wanted first.
-    let place = i32::try_from(chunk.index).unwrap_or(i32::MAX).min(CLASS_STEP - 1);
-    send.set_priority(-(chunk.class as i32 * CLASS_STEP + place));
+    send.set_priority(-(chunk.class as i32 * CLASS_STEP + turn.place()));
     let sending = async {
         send.message(&Answer::Read { length: bytes.len() as u64 }).await?;
         self::send(inner, link, send, chunk.class, bytes).await?;

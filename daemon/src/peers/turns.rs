@@ -14,6 +14,7 @@
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Mutex;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
 use larder_protocol::message::Class;
@@ -30,6 +31,8 @@ pub(super) const TURN_TIME: Duration = Duration::from_secs(1);
 const EACH_MAX: usize = 4;
 /// Who has waited for so long goes before those who want smaller blobs: well before an asker takes a silent peer for one of no use.
 const LONG: Duration = Duration::from_secs(5);
+/// Places among the chunks that were begun, after which they are counted anew.
+pub(super) const PLACES: u32 = 1 << 28;
 /// Peers of which it is remembered when they were served.
 const REMEMBERED_MAX: usize = 1024;
 
@@ -117,6 +120,7 @@ impl Line {
 #[derive(Debug)]
 pub(super) struct Turns {
     begun: Instant,
+    begun_count: AtomicU32,
     state: Mutex<(Line, HashMap<u64, oneshot::Sender<()>>)>,
 }
 
@@ -126,12 +130,13 @@ pub(super) struct Turn<'a> {
     turns: &'a Turns,
     peer: NodeId,
     ticket: u64,
+    place: u32,
     is_given_back: bool,
 }
 
 impl Turns {
     pub(super) fn new() -> Self {
-        Self { begun: Instant::now(), state: Mutex::default() }
+        Self { begun: Instant::now(), begun_count: AtomicU32::new(0), state: Mutex::default() }
     }
 
     /// Waits for the turn of a chunk of a blob of `size` bytes. Cancel-safe.
@@ -144,9 +149,10 @@ impl Turns {
             ticket
         };
         // Made before the wait, so that a turn which comes while this is dropped is passed on.
-        let turn = Turn { turns: self, peer, ticket, is_given_back: false };
+        let mut turn = Turn { turns: self, peer, ticket, place: 0, is_given_back: false };
         self.call();
         called.await.expect("turns outlive those who wait");
+        turn.place = self.begun_count.fetch_add(1, Ordering::Relaxed) % PLACES;
         turn
     }
 
@@ -167,6 +173,11 @@ impl Turns {
 }
 
 impl Turn<'_> {
+    /// Its place among all that were called: what was begun first is sent first, so that it is soon whole and can be passed on.
+    pub(super) fn place(&self) -> i32 {
+        self.place as i32
+    }
+
     /// Lets the next one begin, though this chunk is still on its way.
     pub(super) fn give_back(&mut self) {
         if !std::mem::replace(&mut self.is_given_back, true) {

@@ -34,34 +34,14 @@ const HORIZON: u32 = 256;
 const UNDER_WAY: Duration = Duration::from_millis(1500);
 const UNDER_WAY_MIN: u32 = 4;
 const UNDER_WAY_MAX: u32 = 32;
+/// Chunks under way from other zones at first.
+const FAR_WINDOW_FIRST: u32 = 2;
 /// The time over which the rate is measured.
 const RATE_TIME: Duration = Duration::from_secs(2);
-/// How long a chunk of one MiB may take before it is asked for elsewhere, too.
-const CHUNK_LATE: Duration = Duration::from_secs(4);
-/// The same for a chunk of which bytes have come, and then none.
-const SILENCE: Duration = Duration::from_millis(700);
-/// After so long it counts as lost.
-const SILENCE_LONG: Duration = Duration::from_secs(2);
-/// How long a chunk that comes to another node is waited for. A node with less weight waits longer.
-const PATIENCE: Duration = Duration::from_secs(4);
-const PATIENCE_MAX: Duration = Duration::from_secs(20);
-/// The same in times of what a chunk takes from the slowest peer.
-const PATIENT_FOR: u32 = 3;
 /// Who has named others for a chunk is not asked for it again for so long.
 const ASK_AGAIN: Duration = Duration::from_millis(1500);
 /// Who starves for this long takes from the next node's share.
 const STEAL: Duration = Duration::from_secs(1);
-/// Second asks of chunks that are late.
-const HEDGES_MAX: usize = 2;
-/// At the end of a blob, a chunk that takes longer is late.
-const END_LATE: Duration = Duration::from_secs(1);
-/// From who is asked for something, a byte has to come within this time, and so much in that time.
-const STALL: Duration = Duration::from_secs(10);
-const TRICKLE_TIME: Duration = Duration::from_secs(20);
-const TRICKLE_BYTES: u64 = 80 << 10;
-/// How often a peer may be silent for that long, without a chunk between, and how long it is then not asked.
-const STALLS_MAX: u32 = 2;
-const REST: Duration = Duration::from_secs(2);
 /// How long it is waited for peers that say nothing of what they have, when nobody else has it.
 const ANSWER: Duration = Duration::from_secs(2);
 /// How long nobody may have what is missing before it is given up.
@@ -81,6 +61,8 @@ pub(in crate::peers) enum Event {
     Left(NodeId),
     /// Bytes of a chunk came.
     Bytes(AskId, u64),
+    /// Bytes of other blobs' chunks came from a peer.
+    Heard(NodeId, u64),
     /// A chunk came whole and right, and is on the disk.
     Landed(AskId),
     /// The chunk is to be had from these.
@@ -137,18 +119,6 @@ struct Hint {
     said: Vec<(NodeId, Duration)>,
 }
 
-/// How badly an ask is late.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-enum Late {
-    /// It is among the last of the blob, and others come faster.
-    Last,
-    Overdue,
-    /// Bytes have come, and then none.
-    Silent,
-    /// Next to nothing comes.
-    Hardly,
-}
-
 /// The plan of one blob.
 #[derive(Debug)]
 pub(in crate::peers) struct Plan {
@@ -167,8 +137,10 @@ pub(in crate::peers) struct Plan {
     /// Chunks that are expected from somebody who was named.
     hinted: HashMap<u32, Hint>,
     starving: Option<Duration>,
-    /// [`PATIENCE`], or more where chunks take long.
+    /// How long a chunk that comes to another node is waited for.
     patience: Duration,
+    /// Chunks asked of other zones at a time.
+    far_window: u32,
     hopeless: Option<Duration>,
     landed: VecDeque<Duration>,
     state: State,
@@ -196,7 +168,8 @@ impl Plan {
             coming: HashMap::new(),
             hinted: HashMap::new(),
             starving: None,
-            patience: PATIENCE,
+            patience: Duration::ZERO,
+            far_window: FAR_WINDOW_FIRST,
             hopeless: None,
             landed: VecDeque::new(),
             state,
@@ -217,6 +190,11 @@ impl Plan {
     /// Who has some of it.
     pub(in crate::peers) fn holders(&self) -> Vec<NodeId> {
         self.sources.iter().filter(|(_, (_, source))| source.is_whole() || source.is_part()).map(|(node, _)| *node).collect()
+    }
+
+    /// What a chunk takes from a peer.
+    pub(in crate::peers) fn took(&self, peer: &NodeId) -> Option<Duration> {
+        self.sources.get(peer).map(|(_, source)| source.took())
     }
 
     /// Takes note of what happened.
@@ -246,13 +224,11 @@ impl Plan {
             Event::Bytes(ask, bytes) => {
                 if let Some(ask) = self.asks.get_mut(&ask) {
                     ask.bytes += bytes;
-                    let source = &mut self.sources.get_mut(&ask.peer).expect("asks are of sources").1;
-                    source.heard = now;
-                    if let Some((_, came)) = &mut source.busy {
-                        *came += bytes;
-                    }
+                    let peer = ask.peer;
+                    self.heard(now, peer, bytes);
                 }
             }
+            Event::Heard(peer, bytes) => self.heard(now, peer, bytes),
             Event::Landed(ask) => self.land(now, ask, actions),
             Event::Elsewhere(ask, nodes) => {
                 let Some(ask) = self.end_ask(now, ask) else { return };
@@ -289,6 +265,14 @@ impl Plan {
                     self.leave(now, ask.peer, actions);
                 }
             }
+        }
+    }
+
+    fn heard(&mut self, now: Duration, peer: NodeId, bytes: u64) {
+        let Some((_, source)) = self.sources.get_mut(&peer) else { return };
+        source.heard = now;
+        if let Some((_, came)) = &mut source.busy {
+            *came += bytes;
         }
     }
 
@@ -389,8 +373,11 @@ impl Plan {
     fn land(&mut self, now: Duration, ask: AskId, actions: &mut Vec<Action>) {
         let Some(ask) = self.end_ask(now, ask) else { return };
         if let Some((_, source)) = self.sources.get_mut(&ask.peer) {
-            source.gave(now.saturating_sub(ask.at));
+            let window = source.gave(now.saturating_sub(ask.at));
             source.stalls = 0;
+            if !source.peer.near {
+                self.far_window = self.far_window.saturating_add_signed(window).clamp(1, UNDER_WAY_MAX);
+            }
         }
         for other in self.asked.remove(&ask.index).unwrap_or_default() {
             actions.push(Action::Cancel(other));
@@ -429,92 +416,21 @@ impl Plan {
         if self.state != State::Going {
             return;
         }
-        let slowest = self.sources.values().filter(|(_, source)| !source.left).map(|(_, source)| source.took()).max();
-        self.patience = (slowest.unwrap_or_default() * PATIENT_FOR).clamp(PATIENCE, PATIENCE_MAX);
+        self.be_patient(now);
         self.leave_stalled(now, actions);
         self.hedge(now, actions);
         let asked = self.fill(now, actions);
         let under_way = self.asks.values().filter(|ask| !ask.doubted).count() as u32;
-        if asked || under_way >= self.limit(now) || self.asked.len() as u32 == self.have.count() - self.have.len() {
+        if asked
+            || self.far() >= self.far_limit()
+            || under_way >= self.limit(now)
+            || self.asked.len() as u32 == self.have.count() - self.have.len()
+        {
             self.starving = None;
         } else {
             self.starving.get_or_insert(now);
         }
         self.look_for_hope(now);
-    }
-
-    /// Leaves peers from which hardly anything comes. One that has begun
-    /// nothing of what it was asked for may have too many to serve: it is asked again after a rest.
-    fn leave_stalled(&mut self, now: Duration, actions: &mut Vec<Action>) {
-        let mut stalled = Vec::new();
-        let in_the_middle: BTreeSet<_> = self.asks.values().filter(|ask| ask.bytes > 0).map(|ask| ask.peer).collect();
-        for (node, (_, source)) in &mut self.sources {
-            let Some((since, came)) = source.busy else { continue };
-            let silent = now.saturating_sub(since.max(source.heard)) >= STALL;
-            if silent && source.stalls < STALLS_MAX && !in_the_middle.contains(node) {
-                source.stalls += 1;
-                source.rests_until = now + REST;
-                stalled.push((*node, false));
-            } else if silent || (now.saturating_sub(since) >= TRICKLE_TIME && came < TRICKLE_BYTES) {
-                stalled.push((*node, true));
-            } else if now.saturating_sub(since) >= TRICKLE_TIME {
-                source.busy = Some((now, 0));
-            }
-        }
-        for (node, for_good) in stalled {
-            actions.push(Action::Strike(node));
-            if for_good {
-                self.leave(now, node, actions);
-            } else {
-                self.give_up(now, node, actions);
-            }
-        }
-    }
-
-    /// Asks elsewhere, too, for what is late.
-    fn hedge(&mut self, now: Duration, actions: &mut Vec<Action>) {
-        let is_end = self.asked.len() as u32 == self.have.count() - self.have.len();
-        let mut hedges = self.asks.values().filter(|ask| ask.is_hedge).count();
-        let alone = self.asks.iter().filter(|(_, ask)| self.asked.get(&ask.index).is_some_and(|asks| asks.len() == 1));
-        let late: Vec<_> = alone.filter_map(|(id, ask)| Some((*id, *ask, self.lateness(now, ask, is_end)?))).collect();
-        for (id, ask, late) in late {
-            if hedges >= HEDGES_MAX && late < Late::Silent {
-                continue;
-            }
-            let said = self.said(ask.index, now);
-            // For what is only late, neither who is far is bothered, nor who gave it to others already: it comes.
-            let fits = |node: &NodeId, source: &Source| {
-                let is_other = *node != ask.peer && source.has(ask.index) && source.is_free(now) && !said.contains(node);
-                is_other && (late >= Late::Silent || source.peer.near && source.is_relay)
-            };
-            let relay = self.best(ask.index, |node, source| fits(node, source) && source.peer.near && source.is_relay);
-            let Some(peer) = relay.or_else(|| self.best(ask.index, fits)) else { continue };
-            if late > Late::Last && !ask.doubted {
-                self.asks.get_mut(&id).expect("looked at just now").doubted = true;
-                self.sources.get_mut(&ask.peer).expect("asks are of sources").1.outstanding -= 1;
-            }
-            self.hedges += 1;
-            hedges += 1;
-            self.ask(now, peer, ask.index, relay.is_some() || late == Late::Hardly, true, actions);
-        }
-    }
-
-    /// Whether an ask is late, and how badly.
-    fn lateness(&self, now: Duration, ask: &Ask, is_end: bool) -> Option<Late> {
-        let source = &self.sources.get(&ask.peer)?.1;
-        let (silence, age) = (now.saturating_sub(source.heard.max(ask.at)), now.saturating_sub(ask.at));
-        let is_late = age > CHUNK_LATE.max(source.took() * 3);
-        if (ask.bytes > 0 && silence > SILENCE_LONG) || (is_late && source.is_trickle(now)) {
-            Some(Late::Hardly)
-        } else if ask.bytes > 0 && silence > SILENCE.max(source.peer.rtt * 4) {
-            Some(Late::Silent)
-        } else if is_late {
-            Some(Late::Overdue)
-        } else if is_end && age > END_LATE.max(source.took() * 2) {
-            Some(Late::Last)
-        } else {
-            None
-        }
     }
 
     /// Who has named others for a chunk, and is not asked for it again yet.
@@ -531,6 +447,8 @@ impl Plan {
         let counted = || self.asks.values().filter(|ask| !ask.doubted);
         let mut relayed = counted().filter(is_relayed).count() as u32;
         let mut direct = counted().count() as u32 - relayed;
+        let mut far = self.far();
+        let far_limit = self.far_limit();
         let end = self.have.count().min(self.first_missing.saturating_add(HORIZON));
         let next = self.first_missing.saturating_add(READ_AHEAD).min(end);
         let mut wanted: Vec<u32> =
@@ -557,13 +475,30 @@ impl Plan {
                 if is_held { (&mut relayed, limit) } else { (&mut direct, (UNDER_WAY_MAX / self.fetches.max(1)).max(limit)) };
             if *count < most
                 && let Some((peer, insist)) = self.choose(now, index, index < next, is_done)
+                && (self.sources[&peer].1.peer.near || far < far_limit)
             {
                 *count += 1;
+                far += u32::from(!self.sources[&peer].1.peer.near);
                 self.ask(now, peer, index, insist, false, actions);
                 asked = true;
             }
         }
         asked
+    }
+
+    /// Chunks under way from other zones.
+    fn far(&self) -> u32 {
+        self.asks.values().filter(|ask| !ask.doubted && !self.sources[&ask.peer].1.peer.near).count() as u32
+    }
+
+    /// How many of them there may be.
+    fn far_limit(&self) -> u32 {
+        (self.far_window / self.fetches.max(1)).max(1)
+    }
+
+    /// Whether somebody in this zone has the blob whole.
+    fn is_near(&self) -> bool {
+        self.sources.values().any(|(_, source)| source.peer.near && source.is_whole())
     }
 
     /// Of whom to ask for a chunk now, if of anybody.
@@ -592,14 +527,14 @@ impl Plan {
                 true
             }
         };
-        if !insist && rank > 0 && !is_done && starving < STEAL * rank {
+        let is_near = self.is_near();
+        if !insist && rank > 0 && !(is_done && is_near) && starving < STEAL * rank {
             return None;
         }
         let whole = self.best(index, |_, source| source.peer.near && source.is_whole() && source.is_free(now));
         if whole.is_some() {
             return whole.map(|whole| (whole, insist));
         }
-        let is_near = self.sources.values().any(|(_, source)| source.peer.near && source.is_whole());
         if is_near && !insist {
             return None;
         }
@@ -680,5 +615,6 @@ pub(in crate::peers) fn chunk_size(size: u64, index: u32) -> u64 {
     CHUNK_SIZE.min(size.saturating_sub(u64::from(index) * CHUNK_SIZE))
 }
 
+mod late;
 #[cfg(test)]
 mod tests;

@@ -81,6 +81,8 @@ struct Run<'a> {
     begun: Instant,
     plan: Plan,
     links: HashMap<NodeId, Arc<Link>>,
+    /// Of the bytes that came over a link, for all fetches of this node, how many the plan knows of.
+    told: HashMap<NodeId, u64>,
     asks: BTreeMap<AskId, Asked>,
     /// Chunks that came before the list that checks them.
     unchecked: Vec<(AskId, Bytes)>,
@@ -112,6 +114,7 @@ pub(super) async fn run(inner: &Inner, staging: &mut Staging, urgency: &Urgency,
         begun: Instant::now(),
         plan,
         links: HashMap::new(),
+        told: HashMap::new(),
         asks: BTreeMap::new(),
         unchecked: Vec::new(),
         lists: HashMap::new(),
@@ -209,7 +212,8 @@ impl Run<'_> {
         let (peer, digest, found) = (link.connection.peer(), self.digest, self.found.clone());
         // Who was of no use before is asked when nobody nearer is left.
         let near = self.is_near(&peer) && link.strikes() == 0;
-        self.event(Event::Asked(peer, Peer { near, rtt: link.connection.rtt(), strikes: link.strikes() }));
+        let took = Some(link.took_ms.load(Ordering::Relaxed)).filter(|took| *took > 0 && !near).map(Duration::from_millis);
+        self.event(Event::Asked(peer, Peer { near, rtt: link.connection.rtt(), strikes: link.strikes(), took }));
         self.links.insert(peer, Arc::clone(&link));
         self.tasks.spawn(async move {
             if follow(&link, digest, &found).await.is_err() {
@@ -292,6 +296,9 @@ impl Run<'_> {
             let labels = TrafficLabels { class: name(self.urgency.class()), zone: far };
             self.inner.metrics.peer_fetched_bytes.get_or_create(&labels).inc_by(size);
             self.event(Event::Landed(ask));
+            if let (Some(link), Some(took)) = (self.links.get(&peer), self.plan.took(&peer)) {
+                link.took_ms.store(took.as_millis().max(1) as u64, Ordering::Relaxed);
+            }
         } else {
             self.inner.metrics.bad_chunks.inc();
             let what = format!("wrong bytes as chunk {index} of {}", self.digest);
@@ -331,17 +338,29 @@ impl Run<'_> {
         }
     }
 
-    /// Tells the plan how many bytes have come of each ask.
+    /// Tells the plan how many bytes have come of each ask, and from each peer for other fetches.
     fn count(&mut self) {
         let came = |(ask, asked): (&AskId, &mut Asked)| {
             let count = asked.count.load(Ordering::Relaxed);
             let new = count - asked.told;
             asked.told = count;
-            (new > 0).then_some((*ask, new))
+            (new > 0).then_some((*ask, asked.peer, new))
         };
         let came: Vec<_> = self.asks.iter_mut().filter_map(came).collect();
-        for (ask, bytes) in came {
+        for (ask, peer, bytes) in came {
+            if let Some(link) = self.links.get(&peer) {
+                link.came.fetch_add(bytes, Ordering::Relaxed);
+                *self.told.entry(peer).or_default() += bytes;
+            }
             self.event(Event::Bytes(ask, bytes));
+        }
+        let asked: HashSet<_> = self.asks.values().map(|asked| asked.peer).collect();
+        for peer in asked {
+            let Some(came) = self.links.get(&peer).map(|link| link.came.load(Ordering::Relaxed)) else { continue };
+            let told = self.told.insert(peer, came).unwrap_or_default();
+            if came > told {
+                self.event(Event::Heard(peer, came - told));
+            }
         }
     }
 

@@ -150,6 +150,8 @@ struct Running {
     blobs: Vec<Blob>,
     handed: Handed,
     line: Line,
+    /// What a chunk took from each peer.
+    took: BTreeMap<usize, Duration>,
     /// To each peer: what is being sent.
     sending: BTreeMap<usize, Vec<Transfer>>,
     alive: bool,
@@ -206,6 +208,7 @@ impl World {
             blobs: self.blobs.iter().map(|chunks| blob(node.begins.is_none(), *chunks)).collect(),
             handed: Handed::default(),
             line: Line::default(),
+            took: BTreeMap::new(),
             sending: BTreeMap::new(),
             alive: true,
             done: None,
@@ -307,8 +310,9 @@ impl Sim<'_> {
     }
 
     fn follow(&mut self, node: usize, other: usize, blob: usize) {
-        let peer =
-            Peer { near: self.world.nodes[node].zone == self.world.nodes[other].zone, rtt: self.world.rtt_of(node, other), strikes: 0 };
+        let near = self.world.nodes[node].zone == self.world.nodes[other].zone;
+        let took = self.nodes[node].took.get(&other).copied().filter(|_| !near);
+        let peer = Peer { near, rtt: self.world.rtt_of(node, other), strikes: 0, took };
         self.plan(node, blob, Some(Event::Asked(id(other), peer)));
         self.send(node, other, blob, Message::Follow);
     }
@@ -440,6 +444,9 @@ impl Sim<'_> {
                         self.nodes[to].blobs[blob].have.insert(index);
                     }
                     self.plan(to, blob, Some(if is_right { Event::Landed(ask) } else { Event::Lied(ask) }));
+                    if let Some(took) = self.nodes[to].blobs[blob].plan.as_ref().and_then(|plan| plan.took(&id(from))) {
+                        self.nodes[to].took.insert(from, took);
+                    }
                 }
             }
             Message::Gone => {
@@ -539,9 +546,9 @@ impl Sim<'_> {
             let node = &mut self.nodes[from];
             let sending = node.sending.get_mut(&to).expect("a pair that sends");
             while room > 0.0 {
-                // Of those under way, the earliest chunk goes first.
+                // What was begun first goes first.
                 let begun = (0..sending.len()).filter(|at| sending[*at].since.is_some());
-                let Some(at) = begun.min_by_key(|at| sending[*at].index) else { break };
+                let Some(at) = begun.min_by_key(|at| sending[*at].since) else { break };
                 let transfer = &mut sending[at];
                 let moved = room.min(transfer.left);
                 (room, transfer.left, node.sent) = (room - moved, transfer.left - moved, node.sent + moved);
@@ -549,7 +556,7 @@ impl Sim<'_> {
                 if self.world.nodes[from].zone != self.world.nodes[to].zone {
                     self.crossed += moved;
                 }
-                if transfer.reported >= 65536.0 || transfer.left <= 0.0 || manner == Manner::Trickle {
+                if transfer.reported >= 8192.0 || transfer.left <= 0.0 || manner == Manner::Trickle {
                     events.push((transfer.blob, transfer.ask, transfer.reported as u64));
                     transfer.reported = 0.0;
                 }
@@ -560,6 +567,12 @@ impl Sim<'_> {
                 }
             }
             ended.iter().for_each(|transfer| self.nodes[from].end(to, transfer));
+            let came = events.iter().map(|(.., bytes)| bytes).sum();
+            for blob in self.nodes[to].blobs.iter_mut().filter(|_| came > 0) {
+                if let Some(plan) = &mut blob.plan {
+                    plan.event(self.now - blob.since, Event::Heard(id(from), came), &mut Vec::new());
+                }
+            }
             for (blob, message) in landed {
                 self.send(from, to, blob, message);
             }

@@ -30,6 +30,8 @@ pub(in crate::peers) struct Peer {
     pub rtt: Duration,
     /// What it did before.
     pub strikes: u32,
+    /// What a chunk of another blob took from it lately; only of a peer in another zone, with which this node shares a line.
+    pub took: Option<Duration>,
 }
 
 /// What it has.
@@ -72,12 +74,12 @@ pub(super) struct Source {
 impl Source {
     pub(super) fn new(peer: Peer) -> Self {
         Self {
+            took: peer.took,
             peer,
             holding: Holding::Unknown,
             is_relay: false,
             outstanding: 0,
             window: WINDOW_FIRST,
-            took: None,
             heard: Duration::ZERO,
             busy: None,
             stalls: 0,
@@ -124,14 +126,12 @@ impl Source {
     }
 
     /// A chunk came whole after so long.
-    pub(super) fn gave(&mut self, after: Duration) {
+    pub(super) fn gave(&mut self, after: Duration) -> i32 {
         let trips = self.peer.rtt * ROUND_TRIPS;
-        if after < QUICK + trips {
-            self.window = (self.window + 1).min(WINDOW_MAX);
-        } else if after > SLOW + trips {
-            self.window = (self.window - 1).max(1);
-        }
+        let step = i32::from(after < QUICK + trips) - i32::from(after > SLOW + trips);
+        self.window = self.window.saturating_add_signed(step).clamp(1, WINDOW_MAX);
         self.took = Some(self.took.map_or(after, |took| (took * 3 + after) / 4));
+        step
     }
 }
 

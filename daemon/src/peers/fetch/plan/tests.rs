@@ -13,7 +13,7 @@ fn at(ms: u64) -> Duration {
 fn plan(holders: &[NodeId]) -> Plan {
     let mut plan = Plan::new(Digest::sha256(b"blob"), NodeId([9; 32]), ChunkSet::new(1));
     for holder in holders {
-        let peer = Peer { near: true, rtt: at(1), strikes: 0 };
+        let peer = Peer { near: true, rtt: at(1), strikes: 0, took: None };
         plan.event(at(0), Event::Asked(*holder, peer), &mut Vec::new());
         plan.event(at(0), Event::Says(*holder, Standing::Whole), &mut Vec::new());
     }
@@ -46,7 +46,7 @@ fn who_is_named_and_has_the_blob_whole_is_asked_at_once() {
 #[test]
 fn who_is_named_before_it_has_said_what_it_has_is_asked_when_it_says_so() {
     let mut plan = plan(&[HOLDER]);
-    plan.event(at(0), Event::Asked(OTHER, Peer { near: true, rtt: at(1), strikes: 0 }), &mut Vec::new());
+    plan.event(at(0), Event::Asked(OTHER, Peer { near: true, rtt: at(1), strikes: 0, took: None }), &mut Vec::new());
     let (ask, _) = asks(&mut plan, at(0))[0];
     plan.event(at(1), Event::Elsewhere(ask, vec![OTHER]), &mut Vec::new());
     assert_eq!(asks(&mut plan, at(2)), []);
@@ -62,6 +62,31 @@ fn f25_the_only_holder_is_asked_again_after_a_silence_and_given_up_in_the_end() 
         asked += asks(&mut plan, now).len();
         now += TICK;
     }
-    assert_eq!(asked as u32, 1 + STALLS_MAX);
+    assert_eq!(asked as u32, 1 + late::STALLS_MAX);
     assert!(plan.state() == State::Failed && now < Duration::from_secs(60), "{:?} after {now:?}", plan.state());
+}
+
+#[test]
+fn f20_what_waits_on_a_thin_line_behind_other_blobs_is_not_asked_for_again() {
+    let mut plan = Plan::new(Digest::sha256(b"blob"), NodeId([9; 32]), ChunkSet::new(1));
+    for holder in [HOLDER, OTHER] {
+        plan.event(at(0), Event::Asked(holder, Peer { near: false, rtt: at(40), strikes: 0, took: None }), &mut Vec::new());
+        plan.event(at(0), Event::Says(holder, Standing::Whole), &mut Vec::new());
+    }
+    let (_, first) = asks(&mut plan, at(0))[0];
+    let mut now = at(0);
+    while now < at(90_000) {
+        now += TICK;
+        plan.event(now, Event::Heard(first, 2000), &mut Vec::new());
+        assert_eq!(asks(&mut plan, now), [], "after {now:?}");
+    }
+    // Then nothing comes any more.
+    let silent_since = now;
+    let second = std::iter::repeat_with(|| {
+        now += TICK;
+        (now, asks(&mut plan, now))
+    });
+    let (when, second) = second.take(1000).find(|(_, asks)| !asks.is_empty()).expect("it is asked for in the end");
+    assert_ne!(second[0].1, first);
+    assert!(when - silent_since <= at(20_000), "{when:?}");
 }

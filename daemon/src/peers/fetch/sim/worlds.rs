@@ -87,6 +87,24 @@ fn sim_one_copy_crosses_to_each_zone() {
     }
 }
 
+/// The same for an image of several layers: cables of 100 Mbit/s, and a line of 20 between the zones as in `make bench-cluster`; or a thinner one
+/// and a smaller image, where a chunk takes many times as long as one that is late elsewhere.
+#[test]
+fn f20_sim_one_copy_of_each_layer_crosses_however_thin_the_line_is() {
+    for (seed, mbit, part) in (0..large_seeds()).flat_map(|seed| [(seed, 20, 1), (seed, 5, 4), (seed, 2, 4)]) {
+        let mut world = World { wan: Some(mbit * MBIT), ..image(seed, 7) };
+        world.blobs.iter_mut().for_each(|chunks| *chunks = chunks.div_ceil(part));
+        world.nodes.iter_mut().enumerate().for_each(|(at, node)| (node.zone, node.up, node.down) = (at as u8 % 2, 100 * MBIT, 100 * MBIT));
+        let outcome = world.run();
+        assert!(outcome.done[1..].iter().all(Option::is_some), "seed {seed}: {outcome:?}");
+        let size = f64::from(world.blobs.iter().sum::<u32>()) * CHUNK_SIZE as f64;
+        let beside_line = last(&outcome).as_secs_f64() / (size / (mbit * MBIT) as f64);
+        println!("layers through {mbit} Mbit/s, seed {seed}: crossed {:.3}, last {beside_line:.2} times the line", outcome.crossed);
+        assert!(outcome.crossed <= 1.04, "seed {seed}, {mbit} Mbit/s: {:.3} copies crossed", outcome.crossed);
+        assert!(beside_line <= 1.06, "seed {seed}, {mbit} Mbit/s: {beside_line:.2} times the line");
+    }
+}
+
 #[test]
 fn f22_sim_the_origin_dies_and_all_finish_when_the_union_is_complete() {
     let whole = last(&crowd(0, 15, 1, 128, 50 * MBIT).run());
