@@ -19,9 +19,8 @@ const NEWCOMERS_MAX: usize = 256;
 const LATELY: Duration = Duration::from_secs(60);
 /// Most fetches that are remembered.
 const REMEMBERED_MAX: usize = 4096;
-/// How often a chunk is sent to a zone while others wait for other things: by who has the blob, and by who fetches it too.
-const COPIES_OF_HOLDER: usize = 1;
-pub(super) const COPIES_OF_RELAY: usize = 2;
+/// How often a chunk is sent to a zone: by who has the blob always, by who fetches it too while others wait for other things.
+pub(super) const COPIES: usize = 1;
 
 /// For whom a fetch is; it may become more urgent.
 #[derive(Debug)]
@@ -108,9 +107,8 @@ impl Swarms {
     ) -> Vec<NodeId> {
         let most = match (insist, self.is_relay(&chunk.0)) {
             (true, _) => usize::MAX,
-            (false, false) => COPIES_OF_HOLDER,
-            (false, true) if is_busy => COPIES_OF_RELAY,
-            (false, true) => usize::MAX,
+            (false, true) if !is_busy => usize::MAX,
+            (false, _) => COPIES,
         };
         lock(&self.handed).asked(self.begun.elapsed(), chunk, peer, most, is_mate)
     }

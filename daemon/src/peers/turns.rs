@@ -27,8 +27,10 @@ use super::links::lock;
 const TURNS: usize = 6;
 /// After so long a chunk that is still on its way counts no more.
 pub(super) const TURN_TIME: Duration = Duration::from_secs(1);
-/// Chunks that are on their way to one peer at a time, a MiB of memory each.
+/// Chunks that are on their way to one peer at a time, a MiB of memory each; and when others want some, too: what is sent to many at a time is late
+/// everywhere, and nobody can pass it on.
 const EACH_MAX: usize = 4;
+const EACH_OF_MANY: usize = 2;
 /// Who has waited for so long goes before those who want smaller blobs: well before an asker takes a silent peer for one of no use.
 const LONG: Duration = Duration::from_secs(5);
 /// Places among the chunks that were begun, after which they are counted anew.
@@ -80,10 +82,14 @@ impl Line {
         if self.taken >= TURNS {
             return None;
         }
+        let begun = self.peers.iter().filter(|(_, served)| served.count > 0).map(|(peer, _)| *peer);
+        let mut peers = begun.chain(self.waiting.values().map(|waiting| waiting.peer));
+        let first = peers.next();
+        let each = if peers.any(|peer| Some(peer) != first) { EACH_OF_MANY } else { EACH_MAX };
         let place = |(ticket, waiting): (&u64, &Waiting)| {
             let served = self.peers.get(&waiting.peer).copied().unwrap_or_default();
             let size = if now.saturating_sub(waiting.since) < LONG { waiting.size } else { 0 };
-            (served.count < EACH_MAX).then_some((waiting.class as u8, served.count, size, served.last, *ticket))
+            (served.count < each).then_some((waiting.class as u8, served.count, size, served.last, *ticket))
         };
         let (.., ticket) = self.waiting.iter().filter_map(place).min()?;
         let peer = self.waiting.remove(&ticket).expect("it was looked at just now").peer;
@@ -220,7 +226,7 @@ mod tests {
         let greedy: Vec<u64> = (0..20).map(|_| line.queue(NOW, Class::Client, node(1), LARGE)).collect();
         let others: Vec<u64> = (2..5).map(|peer| line.queue(NOW, Class::Client, node(peer), LARGE)).collect();
         let called: Vec<u64> = std::iter::from_fn(|| line.call(NOW)).collect();
-        assert_eq!(called, [greedy[0], others[0], others[1], others[2], greedy[1], greedy[2]]);
+        assert_eq!(called, [greedy[0], others[0], others[1], others[2], greedy[1]]);
         // Those to whom nothing is on its way any more come first again.
         line.end(&node(3));
         line.give_back();
@@ -239,10 +245,16 @@ mod tests {
             called += 1;
         }
         assert_eq!(called, EACH_MAX);
-        let other = line.queue(NOW, Class::Repair, node(2), LARGE);
-        assert_eq!(line.call(NOW), Some(other), "others are served");
         line.end(&node(1));
         assert!(line.call(NOW).is_some(), "one has arrived");
+        line.give_back();
+        let other = line.queue(NOW, Class::Repair, node(2), LARGE);
+        assert_eq!(line.call(NOW), Some(other), "others are served");
+        // As long as they are there, the greedy one has fewer.
+        (EACH_OF_MANY..EACH_MAX).for_each(|_| line.end(&node(1)));
+        assert_eq!(line.call(NOW), None);
+        line.end(&node(1));
+        assert!(line.call(NOW).is_some());
     }
 
     #[test]

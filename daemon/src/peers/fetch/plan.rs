@@ -39,7 +39,7 @@ const FAR_WINDOW_FIRST: u32 = 2;
 /// The time over which the rate is measured.
 const RATE_TIME: Duration = Duration::from_secs(2);
 /// Who has named others for a chunk is not asked for it again for so long.
-const ASK_AGAIN: Duration = Duration::from_millis(1500);
+const ASK_AGAIN: Duration = Duration::from_millis(500);
 /// Who starves for this long takes from the next node's share.
 const STEAL: Duration = Duration::from_secs(1);
 /// How long it is waited for peers that say nothing of what they have, when nobody else has it.

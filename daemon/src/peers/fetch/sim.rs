@@ -15,7 +15,7 @@ use larder_protocol::stamp::NodeId;
 use super::plan::{Action, AskId, Event, Plan, State, TICK};
 use super::sources::Peer;
 use crate::peers::holder::Handed;
-use crate::peers::swarms::COPIES_OF_RELAY;
+use crate::peers::swarms::COPIES;
 use crate::peers::turns::{Line, TURN_TIME};
 
 /// A step of virtual time.
@@ -408,7 +408,7 @@ impl Sim<'_> {
                 }
                 // Who has it whole sends a chunk to a zone once; who fetches it too, as often as it has nothing else to do.
                 if self.world.nodes[to].begins.is_none() {
-                    let elsewhere = self.elsewhere(to, from, (blob, index), if insist { usize::MAX } else { 1 });
+                    let elsewhere = self.elsewhere(to, from, (blob, index), if insist { usize::MAX } else { COPIES });
                     if !elsewhere.is_empty() {
                         return self.send(to, from, blob, Message::Elsewhere(ask, elsewhere));
                     }
@@ -512,7 +512,7 @@ impl Sim<'_> {
                 let (to, at) = node.sending.iter().find_map(find).expect("who waits has a transfer");
                 let Transfer { blob, ask, index, insist, .. } = node.sending[&to][at];
                 if self.world.nodes[holder].begins.is_some() {
-                    let most = if insist || !node.line.is_busy() { usize::MAX } else { COPIES_OF_RELAY };
+                    let most = if insist || !node.line.is_busy() { usize::MAX } else { COPIES };
                     let elsewhere = self.elsewhere(holder, to, (blob, index), most);
                     if !elsewhere.is_empty() {
                         let transfer = self.nodes[holder].sending.get_mut(&to).expect("it waits").remove(at);

@@ -6,12 +6,13 @@ use larder_protocol::chunks::ChunkSet;
 use larder_protocol::digest::Digest;
 use larder_protocol::stamp::NodeId;
 
-/// Chunks asked of one peer at a time: at first, and at most.
-const WINDOW_FIRST: u32 = 2;
+/// Chunks asked of one peer at a time: at first, and at most. A crowd begins with as many asks as it has nodes and blobs, and who has it whole
+/// serves all of them before anybody has a second one to pass on.
+const WINDOW_FIRST: u32 = 1;
 const WINDOW_MAX: u32 = 8;
 /// A chunk that comes faster lets the window grow, one that comes slower lets it shrink; round trips come on top.
 const QUICK: Duration = Duration::from_millis(500);
-const SLOW: Duration = Duration::from_millis(1500);
+const SLOW: Duration = Duration::from_secs(1);
 /// Round trips that belong to every chunk.
 const ROUND_TRIPS: u32 = 3;
 /// What a peer is taken to need for a chunk before it has given one.
