@@ -17,8 +17,8 @@ const CAP_OF_ORIGIN: Rate = Rate::mbit(100);
 const DEADLINE: Duration = Duration::from_secs(600);
 /// What the others have of the image, on the average, when the origin goes.
 const KILLED_AT: f64 = 0.6;
-/// Copies that the origin must have sent by then: one, with the headers of its packets, and a little more.
-const SENT_AT_LEAST: f64 = 1.06;
+/// Copies that the origin must have sent by then: one, with the headers of its packets.
+const SENT_AT_LEAST: f64 = 1.03;
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 #[ignore = "make bench-cluster"]
