@@ -28,8 +28,8 @@ use larder_protocol::codec;
 use larder_protocol::record::RawRecord;
 use larder_protocol::vector::Origin;
 use rocksdb::{
-    BlockBasedOptions, BoundColumnFamily, Cache, ColumnFamilyDescriptor, DBPinnableSlice, DBRecoveryMode, DBWithThreadMode, Direction,
-    IteratorMode, MultiThreaded, Options, ReadOptions, ReadTier, WriteBatch,
+    BlockBasedIndexType, BlockBasedOptions, BoundColumnFamily, Cache, ColumnFamilyDescriptor, DBPinnableSlice, DBRecoveryMode,
+    DBWithThreadMode, Direction, IteratorMode, MultiThreaded, Options, ReadOptions, ReadTier, WriteBatch,
 };
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
@@ -196,6 +196,11 @@ impl Index {
         blocks.set_block_cache(&cache);
         blocks.set_cache_index_and_filter_blocks(true);
         blocks.set_ribbon_filter(10.0);
+        // In one piece the index of a file of many rows is hundreds of KiB, and does not stay in the cache when there are a million: each row that is
+        // read would read all of it.
+        blocks.set_index_type(BlockBasedIndexType::TwoLevelIndexSearch);
+        blocks.set_partition_filters(true);
+        blocks.set_pin_top_level_index_and_filter(true);
         let mut options = Options::default();
         options.create_if_missing(true);
         options.create_missing_column_families(true);
