@@ -17,7 +17,7 @@ const REPOSITORY: &str = "bench/tags";
 const TAKEN: Duration = Duration::from_secs(400);
 const DEADLINE: Duration = Duration::from_secs(900);
 /// The cables are at rest when in so long a time no more bytes pass than two nodes need to know that the other is alive.
-const REST: (Duration, u64) = (Duration::from_secs(3), 3_000);
+const REST: (Duration, u64) = (Duration::from_secs(20), 12_000);
 /// Two nodes compare what they hold at least once in this time.
 const IDLE: Duration = Duration::from_secs(80);
 

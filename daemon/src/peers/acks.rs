@@ -13,7 +13,7 @@ use larder_protocol::vector::Origin;
 
 use super::Inner;
 use super::error::{Error, Result};
-use super::links::Link;
+use super::links::{Link, take_note};
 use super::sync::fork_point;
 use crate::store::{self, Acknowledged, Store};
 
@@ -51,7 +51,7 @@ impl Acks {
         let mut said = self.lock();
         let said = said.entry(peer).or_default();
         said.silent_ms = 0;
-        said.vector.merge(&known.iter().filter(|(origin, _)| origin != own || link.is_checked(own)).collect());
+        take_note(&mut said.vector, known.iter().filter(|(origin, _)| origin != own || link.is_checked(own)));
     }
 
     /// Time passes in which nothing is heard of a member.

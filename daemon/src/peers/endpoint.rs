@@ -34,6 +34,7 @@ use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName, SubjectPublic
 use rustls::server::danger::{ClientCertVerified, ClientCertVerifier};
 use rustls::sign::CertifiedKey;
 use rustls::{DigitallySignedStruct, DistinguishedName, SignatureScheme};
+use tokio::sync::{Semaphore, SemaphorePermit};
 
 use super::error::{Error, Result};
 use super::identity::{Identity, Pair, node_of, spki_of};
@@ -72,6 +73,11 @@ const SHORT: Duration = Duration::from_millis(4);
 const HANDSHAKE: Duration = Duration::from_secs(5);
 /// A body's buffer grows by this much at a time, whatever length was claimed.
 const BODY_STEP: usize = 64 << 10;
+/// Bytes that the larger requests of one peer may have here, from when they are read until they are answered; so none may be larger. The largest is a
+/// vector: 10,000 lives have room.
+pub(super) const ROOM: usize = 512 << 10;
+/// A message that is no larger waits for nobody.
+const USUAL: usize = 1 << 10;
 /// What the kernel is asked to hold of received datagrams.
 const SOCKET_BUFFER: usize = 4 << 20;
 
@@ -293,6 +299,13 @@ impl Connection {
         Ok(stream)
     }
 
+    /// Opens a stream and says nothing yet.
+    #[cfg(test)]
+    pub(super) async fn open_raw(&self) -> Result<Stream> {
+        let (send, receive) = self.connection.open_bi().await.map_err(|error| broken(self.peer, error))?;
+        Ok(self.stream(send, receive))
+    }
+
     /// Asks for one answer.
     pub(super) async fn ask<M: Message>(&self, request: &M) -> Result<(Answer, Receiver)> {
         let mut stream = self.open(request).await?;
@@ -414,25 +427,46 @@ impl Sender {
 impl Receiver {
     /// The next message; `None` at the end of the stream.
     pub(super) async fn message<M: Message>(&mut self) -> Result<Option<M>> {
-        let Some(frame) = self.frame().await? else { return Ok(None) };
-        M::from_frame(&frame).map(Some).map_err(|error| self.violation(error))
+        let Some(header) = self.header().await? else { return Ok(None) };
+        self.body(header).await.map(Some)
     }
 
-    async fn frame(&mut self) -> Result<Option<Frame>> {
+    /// The same, of a peer that may have many streams open: what is larger than usual waits for its part of the bytes that all of them may have here,
+    /// and is not read before (S35). It has its part for as long as the second value lives.
+    pub(super) async fn message_in_turn<'a, M: Message>(
+        &mut self,
+        room: &'a Semaphore,
+    ) -> Result<Option<(M, Option<SemaphorePermit<'a>>)>> {
+        let Some(header) = self.header().await? else { return Ok(None) };
+        if header.length > ROOM {
+            let what = format!("a request of {} bytes, where {ROOM} are the most", header.length);
+            return Err(Error::Violation { peer: self.peer, what });
+        }
+        let part = match header.length > USUAL {
+            true => Some(room.acquire_many(header.length as u32).await.expect("never closed")),
+            false => None,
+        };
+        Ok(Some((self.body(header).await?, part)))
+    }
+
+    async fn header(&mut self) -> Result<Option<Header>> {
         let mut header = [0; HEADER_SIZE];
         match self.stream.read_exact(&mut header).await {
             Ok(()) => {}
             Err(quinn::ReadExactError::FinishedEarly(0)) => return Ok(None),
             Err(error) => return Err(broken(self.peer, error)),
         }
-        let header = Header::parse(&header).map_err(|error| self.violation(error))?;
+        Header::parse(&header).map(Some).map_err(|error| self.violation(error))
+    }
+
+    async fn body<M: Message>(&mut self, header: Header) -> Result<M> {
         let mut body = Vec::new();
         while body.len() < header.length {
             let have = body.len();
             body.resize(header.length.min(have + BODY_STEP), 0);
             self.stream.read_exact(&mut body[have..]).await.map_err(|error| broken(self.peer, error))?;
         }
-        Ok(Some(Frame { kind: header.kind, body }))
+        M::from_frame(&Frame { kind: header.kind, body }).map_err(|error| self.violation(error))
     }
 
     /// Exactly `length` raw bytes; they are counted as they come.
@@ -661,22 +695,4 @@ impl ClientCertVerifier for Verifier {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn f13_f14_no_date_matters_to_a_handshake() {
-        let node = NodeId([7; 32]);
-        let algorithms = rustls::crypto::aws_lc_rs::default_provider().signature_verification_algorithms;
-        let verifier = Verifier { gate: Arc::new(move |key| (*key == node).then_some(node)), algorithms };
-        let shown = |node| CertificateDer::from(spki_of(&node));
-        let name = ServerName::try_from("larder").expect("a name");
-        // 1970, and some hundred years from now: raw public keys have no dates, and nothing here looks at a clock.
-        for seconds in [0, 1 << 33] {
-            let now = UnixTime::since_unix_epoch(Duration::from_secs(seconds));
-            assert!(verifier.verify_server_cert(&shown(node), &[], &name, &[], now).is_ok());
-            assert!(verifier.verify_client_cert(&shown(node), &[], now).is_ok());
-            assert!(verifier.verify_client_cert(&shown(NodeId([8; 32])), &[], now).is_err());
-        }
-    }
-}
+mod tests;

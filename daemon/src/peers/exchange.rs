@@ -311,8 +311,13 @@ pub(super) async fn serve(inner: &Arc<Inner>, link: &Arc<Link>, stream: Stream, 
     let mut changes = inner.store.changes();
     // A task of its own, so that no read is ever cut short and taken up again.
     let mut listener = AbortOnDrop(tokio::spawn(listen(receive, Arc::clone(link))));
-    let (mut sent, mut is_first, mut telling) = (theirs, true, Telling::new(link.connection.peer()));
     let horizon = inner.store.horizon();
+    // Of origins without end (S35) those are kept that mean anything here.
+    let of_use = |vector: &VersionVector, ours: &VersionVector| -> VersionVector {
+        vector.iter().filter(|(origin, _)| ours.get(origin) > 0 || horizon.get(origin) > 0).collect()
+    };
+    let (mut sent, mut is_first, mut telling) = (of_use(&theirs, &inner.store.vector()), true, Telling::new(link.connection.peer()));
+    drop(theirs);
     let mut copied = None;
     if !sent.covers(&horizon) {
         if link.version() < SINCE_SNAPSHOT {
@@ -323,7 +328,7 @@ pub(super) async fn serve(inner: &Arc<Inner>, link: &Arc<Link>, stream: Stream, 
         // What it says by such numbers is not what others mean by them.
         send.message(&Update::Mixed(inner.store.all_mixed().into_iter().collect())).await?;
         sent = VersionVector::default();
-        copied = Some(horizon);
+        copied = Some(horizon.clone());
     }
     let (peer, bounds) = (link.connection.peer(), site::of(inner, &link.connection.peer())?);
     loop {
@@ -334,7 +339,7 @@ pub(super) async fn serve(inner: &Arc<Inner>, link: &Arc<Link>, stream: Stream, 
         }
         if !is_first {
             // What it has applied from others need not be sent again. At first it gets exactly what it asks for: it may ask its own back.
-            sent.merge(&link.known());
+            sent.merge(&of_use(&link.known(), &inner.store.vector()));
         }
         // The first exchange has an end even when nothing is sent: now it has heard this node out.
         if is_first || telling.has_news(&inner.store) || !sent.covers(&inner.store.vector()) {
@@ -393,7 +398,7 @@ async fn send_records(store: &Store, send: &mut Sender, mut exchange: Exchange, 
 
 /// Takes note of how far the peer has come, until it ends the stream.
 async fn listen(mut receive: Receiver, link: Arc<Link>) {
-    while let Ok(Some(Seen(vector))) = receive.message().await {
+    while let Ok(Some((Seen(vector), _room))) = receive.message_in_turn(&link.room).await {
         link.knows(&vector);
     }
 }

@@ -12,17 +12,19 @@ use larder_protocol::stamp::NodeId;
 use larder_protocol::vector::{Origin, VersionVector};
 use tokio::sync::{Semaphore, watch};
 
-use super::endpoint::Connection;
+use super::endpoint::{Connection, ROOM};
 
 /// Images that are being kept for one peer at a time; further ones wait.
 const KEEPS_MAX: usize = 16;
 /// Ranges that a peer of version 1 is being sent at a time, a MiB of memory each; further requests of it wait.
-const READS_MAX: usize = 4;
+const READS_MAX: usize = 1;
 /// Answers that are being given to one peer at a time; further questions of it wait.
 const ANSWERS_MAX: usize = 4;
 /// Sync streams that one peer may have: its own, and one that is about to end.
 const SYNCS_MAX: usize = 2;
 
+/// Origins of which it is kept how far a peer knows them; more than a mesh of 128 nodes has in many lives.
+pub(super) const ORIGINS_MAX: usize = 4_096;
 /// How long a process whose connection gave way to another one with its key does not call: two clones take turns, and each of them is long enough to be heard.
 const TURN: Duration = Duration::from_secs(1);
 
@@ -52,6 +54,8 @@ pub(super) struct Link {
     pub took_ms: AtomicU64,
     /// Whether it was said already that this peer writes and must not.
     said: AtomicBool,
+    /// Bytes of its requests that may be here.
+    pub room: Semaphore,
     pub reads: Semaphore,
     pub answers: Semaphore,
     pub syncs: Semaphore,
@@ -92,6 +96,7 @@ impl Link {
             came: AtomicU64::new(0),
             took_ms: AtomicU64::new(0),
             said: AtomicBool::new(false),
+            room: Semaphore::new(ROOM),
             reads: Semaphore::new(READS_MAX),
             answers: Semaphore::new(ANSWERS_MAX),
             syncs: Semaphore::new(SYNCS_MAX),
@@ -101,7 +106,7 @@ impl Link {
 
     /// Takes note of what the peer knows.
     pub(super) fn knows(&self, vector: &VersionVector) {
-        lock(&self.known).merge(vector);
+        take_note(&mut lock(&self.known), vector.iter());
     }
 
     pub(super) fn known(&self) -> VersionVector {
@@ -225,6 +230,15 @@ impl Links {
     }
 }
 
+/// Raises what a peer is taken to know. Of origins without end only so many count (S35): who is taken to know less is told more.
+pub(super) fn take_note(known: &mut VersionVector, of: impl Iterator<Item = (Origin, u64)>) {
+    for (origin, sequence) in of {
+        if known.len() < ORIGINS_MAX || known.get(&origin) > 0 {
+            known.advance(origin, sequence);
+        }
+    }
+}
+
 /// Whether a new connection takes the place of one with the same peer; each is told by who dialled, and the peer's life.
 fn takes_over(new: (NodeId, u64), old: (NodeId, u64)) -> bool {
     // Another life: the old one's process is gone. The same dialler again: it knows that the old one is of no use.
@@ -239,6 +253,18 @@ pub(super) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn s35_of_origins_without_end_only_so_many_are_kept() {
+        let origin = |incarnation| Origin { node: NodeId([1; 32]), incarnation };
+        let mut known = VersionVector::default();
+        for begin in (0..5).map(|part| part * 10_000) {
+            take_note(&mut known, (begin..begin + 10_000).map(|number| (origin(number), 1)));
+        }
+        assert_eq!(known.len(), ORIGINS_MAX);
+        take_note(&mut known, [(origin(7), 9), (origin(60_000), 9)].into_iter());
+        assert_eq!((known.get(&origin(7)), known.get(&origin(60_000))), (9, 0), "those that are known move on");
+    }
 
     #[test]
     fn both_sides_keep_the_same_of_two_connections() {

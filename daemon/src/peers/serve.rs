@@ -22,7 +22,8 @@ const REQUEST: Duration = Duration::from_secs(10);
 pub(super) async fn answer(inner: &Arc<Inner>, link: &Arc<Link>, mut stream: Stream) -> Result<()> {
     let peer = link.connection.peer();
     let late = |_| Error::Violation { peer, what: "a stream without a request".to_owned() };
-    let request = match tokio::time::timeout(REQUEST, stream.receive.message::<Request>()).await.map_err(late)? {
+    let request = stream.receive.message_in_turn::<Request>(&link.room);
+    let (request, room) = match tokio::time::timeout(REQUEST, request).await.map_err(late)? {
         Ok(Some(request)) => request,
         Ok(None) => return Ok(()),
         // F43: a later program's request, which must hear so, or nonsense, which may.
@@ -46,14 +47,17 @@ pub(super) async fn answer(inner: &Arc<Inner>, link: &Arc<Link>, mut stream: Str
         true => Some(link.answers.acquire().await.expect("never closed")),
         false => None,
     };
+    // Boxed where it takes long: a peer has many streams, and those that wait for their turn take little memory.
     let answer = match request {
         Request::Sync(theirs) => {
             let _turn = link.syncs.acquire().await.expect("never closed");
-            return exchange::serve(inner, link, stream, theirs).await;
+            // It may last for ever, and there are few.
+            drop(room);
+            return Box::pin(exchange::serve(inner, link, stream, theirs)).await;
         }
         Request::Read(read) => {
             let _turn = link.reads.acquire().await.expect("never closed");
-            return content(inner, link, &mut stream.send, read).await;
+            return Box::pin(content(inner, link, &mut stream.send, read)).await;
         }
         Request::WhoHas(digests) if digests.len() > WHO_HAS_MAX => Answer::Refused(Refusal::TOO_MUCH),
         Request::WhoHas(digests) => {
@@ -71,24 +75,24 @@ pub(super) async fn answer(inner: &Arc<Inner>, link: &Arc<Link>, mut stream: Str
             },
             Err(_) => Answer::Refused(Refusal::FAILED),
         },
-        Request::Keep(wanted) => return keep::answer(inner, link, stream, wanted).await,
+        Request::Keep(wanted) => return Box::pin(keep::answer(inner, link, stream, wanted)).await,
         Request::Vouch(digests) if digests.len() > WHO_HAS_MAX => Answer::Refused(Refusal::TOO_MUCH),
         Request::Vouch(digests) => keep::vouch(inner, digests).await.map_or(Answer::Refused(Refusal::FAILED), Answer::Holders),
         Request::Compare(theirs) => Answer::Compared(reconcile::compared(inner.store.run(store::Store::summary).await, &theirs)),
         Request::Places(kind) => Answer::Places(inner.store.run(move |store| store.places(kind)).await),
         Request::Reconcile(ask) => {
             let _turn = link.syncs.acquire().await.expect("never closed");
-            return reconcile::serve(inner, link, stream, ask).await;
+            return Box::pin(reconcile::serve(inner, link, stream, ask)).await;
         }
         Request::SyncBrief(theirs) => {
             let _turn = link.syncs.acquire().await.expect("never closed");
-            return exchange::serve_brief(inner, link, stream, theirs).await;
+            return Box::pin(exchange::serve_brief(inner, link, stream, theirs)).await;
         }
         Request::Follow(digest) => {
             inner.swarms.takes_part(&digest, peer);
-            return follow::tell(inner, &mut stream.send, digest).await;
+            return Box::pin(follow::tell(inner, &mut stream.send, digest)).await;
         }
-        Request::Chunk(chunk) => return swarm::chunk(inner, link, &mut stream.send, chunk).await,
+        Request::Chunk(chunk) => return Box::pin(swarm::chunk(inner, link, &mut stream.send, chunk)).await,
         Request::Opening(digest) => swarm::opening(inner, digest).await,
         Request::Hello(_) | Request::Join(_) => Answer::Refused(Refusal::UNKNOWN),
     };

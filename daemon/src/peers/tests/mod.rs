@@ -27,9 +27,11 @@ mod hostile;
 mod keep;
 mod keys;
 mod lives;
+mod memory;
 mod records;
 mod roles;
 mod states;
+mod telling;
 mod versions;
 
 /// Longer than anything here may take.
