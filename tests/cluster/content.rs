@@ -1,8 +1,16 @@
 //! Blobs: fetched from whoever has them, verified, kept where they belong.
 
 use std::net::UdpSocket;
+use std::path::Path;
+use std::time::Duration;
 
+use larder::config::Durability;
+use larder::store::{Commit, DataFolder, Options, SpaceLimits, Store};
 use larder_harness::{Content, Image, Random, wait_until};
+use larder_protocol::digest::Digest;
+use larder_protocol::name::RepositoryName;
+use larder_protocol::record::{Key, Link, Value};
+use larder_protocol::stamp::NodeId;
 
 use super::{SOON, cluster, node, registry, tag_is};
 
@@ -137,4 +145,46 @@ async fn a_node_alone_serves_what_it_has() {
     let image = Image::from_seed(38, &[LAYER]);
     registry(&alone).push_image("team/app", "v1", &image).await;
     registry(&alone).pull_image("team/app", "v1", &image).await;
+}
+
+/// Writes, in the name of a node that does not run, that a blob is something else than it is.
+fn poison(folder: &Path, node: NodeId, repository: &str, digest: &str) {
+    let options = Options {
+        node,
+        durability: Durability::Strict,
+        max_clock_drift: Duration::from_secs(300),
+        uploads_max: 1,
+        uploads_per_client_max: 1,
+        sparse_manifests: false,
+        blob_size_max: 1 << 30,
+        renew_after: Duration::from_secs(3600),
+        immutable_tags: Vec::new(),
+        space: SpaceLimits::default(),
+    };
+    let store = Store::open(DataFolder::open(folder).expect("open the folder"), options).expect("open the store");
+    let (repository, digest): (RepositoryName, Digest) = (repository.parse().expect("a name"), digest.parse().expect("a digest"));
+    let link = store.link(&repository, &digest).expect("readable").expect("there");
+    let records = vec![(Key::Link(repository, digest), Some(Value::Link(Link { root: [7; 32], ..link })))];
+    store.commit(Commit { records, ..Commit::default() }).expect("written");
+    store.close();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn f24_a_record_that_says_of_a_layer_what_it_is_not_does_not_keep_it_from_anybody() {
+    let mut nodes = cluster(2, |node| node.env("LARDER_PEERS__REPLICAS", "1").archive("none")).await;
+    let status = nodes[0].cli_json(&["status"]).await;
+    let id = status["node"].as_str().and_then(NodeId::parse).expect("a node's id");
+    nodes[1].stop().await;
+    let image = Image::from_seed(41, &[LAYER, 70_000]);
+    registry(&nodes[0]).push_image("team/app", "v1", &image).await;
+    nodes[0].stop().await;
+    for layer in &image.layers {
+        poison(nodes[0].data_dir(), id, "team/app", &layer.digest());
+    }
+    for node in &mut nodes {
+        node.start().await;
+    }
+    tag_is(&nodes[1], "team/app", "v1", &image.digest()).await;
+    registry(&nodes[1]).pull_image("team/app", "v1", &image).await;
+    wait_until("both lies were struck out", SOON, async || (nodes[1].log().matches("was written anew").count() == 2).then_some(())).await;
 }

@@ -6,13 +6,16 @@ use larder_protocol::digest::{CHUNK_SIZE, ChunkList, Digest, tree_hash};
 use larder_protocol::name::RepositoryName;
 use larder_protocol::record::{Key, Link, Value};
 
-use super::Store;
 use super::edges;
 use super::error::{Error, Result};
 use super::garbage::rely;
 use super::index::{BlobRow, Table};
 use super::reading::{BlobFile, Content};
 use super::removal;
+use super::{Commit, Store};
+
+/// Repositories in which what a link says is mended at a time; the others' pulls mend theirs.
+const CORRECTED_MAX: usize = 1000;
 
 impl Store {
     /// What the link of a blob in a repository says; `None` without a live link (I8). Needs no blob on this disk.
@@ -92,6 +95,22 @@ impl Store {
     /// Repositories with a live link of a blob, in byte order, at most `limit`.
     pub fn repositories_linking(&self, digest: &Digest, limit: usize) -> Result<Vec<RepositoryName>> {
         edges::linking(&self.inner.index, digest).take(limit).collect()
+    }
+
+    /// Writes anew what links say of a blob that is here, where they say `wrong` (F24); in how many repositories.
+    pub fn correct_links(&self, digest: &Digest, wrong: &Link) -> Result<usize> {
+        let Some(right) = self.blob(digest)?.filter(|right| right != wrong && !self.is_reader()) else { return Ok(0) };
+        let mut records = Vec::new();
+        for repository in self.repositories_linking(digest, CORRECTED_MAX)? {
+            if self.link(&repository, digest)?.as_ref() == Some(wrong) {
+                records.push((Key::Link(repository, *digest), Some(Value::Link(right))));
+            }
+        }
+        let count = records.len();
+        if count > 0 {
+            self.commit(Commit { records, ..Commit::default() })?;
+        }
+        Ok(count)
     }
 
     /// Removes a blob's link from a repository; `false` when there was none.

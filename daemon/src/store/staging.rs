@@ -296,13 +296,25 @@ impl Staging {
     ///
     /// # Errors
     /// `DigestMismatch`, or `Damaged` when size, root or CRC are not the link's; the bytes go then.
-    pub async fn finish(mut self) -> Result<()> {
+    pub async fn finish(self) -> Result<()> {
+        self.finish_as(as_linked).await.map(drop)
+    }
+
+    /// The same, when the link is in doubt: the digest decides. Says what the blob is.
+    ///
+    /// # Errors
+    /// `DigestMismatch`; the bytes go then.
+    pub async fn finish_by_digest(self) -> Result<Link> {
+        self.finish_as(|_, _, _| Ok(())).await
+    }
+
+    async fn finish_as(mut self, check: impl FnOnce(&Digest, &Link, &Hashed) -> Result<()> + Send + 'static) -> Result<Link> {
         let staged = self.staged.take().ok_or(Error::Abandoned)?;
         let (digest, link) = (self.digest, self.link);
         let path = staged.path.clone();
         let committed = self.store.run(move |store| {
             let inner = &store.inner;
-            let committed = staged.commit(inner, digest, inner.relaxed(), |_, hashed| as_linked(&digest, &link, hashed));
+            let committed = staged.commit(inner, digest, inner.relaxed(), |_, hashed| check(&digest, &link, hashed));
             if committed.is_err() {
                 remove_file(&path)?;
             }
@@ -313,9 +325,9 @@ impl Staging {
         if std::mem::take(&mut self.is_shared) {
             self.store.inner.partials.done(&digest);
         }
-        committed?;
+        let link = committed?.link;
         self.progress.send_replace(Progress::Whole);
-        Ok(())
+        Ok(link)
     }
 }
 

@@ -3,6 +3,7 @@
 //! - [`plan`] decides which chunk to ask of whom; it has no I/O and no clock, and `sim` tries it by the thousand in virtual time.
 //! - [`sources`] is what the plan knows of one peer.
 //! - [`run`] does what the plan says: it follows what others have, asks, checks, hands chunks to the store.
+//! - [`doubt`] fetches what a record describes wrongly.
 //!
 //! All connected peers are asked at once what they have of the blob. Who fetches it too is followed, and follows this node:
 //! chunks are passed on while the rest comes. Peers of version 1 are asked the old way, whether they have it whole.
@@ -17,6 +18,7 @@ use crate::store::Staging;
 pub(super) use run::name as class_name;
 
 mod counts;
+mod doubt;
 mod plan;
 mod run;
 #[cfg(test)]

@@ -171,6 +171,49 @@ async fn f25_who_sends_next_to_nothing_and_is_the_only_one_is_given_up() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn f24_what_a_poisoned_record_describes_comes_by_its_digest_and_the_record_is_struck_out() {
+    let (a, b) = (Site::start("a", "x").await, Site::start("b", "x").await);
+    a.let_in(&b).await;
+    // Of several chunks, of one, and one that lies in the index.
+    for (seed, size) in [(8, 3 * CHUNK_SIZE + 5), (9, 200_000), (10, 100)] {
+        let (digest, link) = a.push_blob(&bytes(seed, size)).await;
+        let linked = |site: &Site| site.store.link(&repository(), &digest).expect("readable");
+        until("the record is there", || linked(&b) == Some(link)).await;
+        let poisoned = BlobLink { root: [7; 32], ..link };
+        let records = vec![(Key::Link(repository(), digest), Some(Value::Link(poisoned)))];
+        a.store.run(move |store| store.commit(Commit { records, ..Commit::default() })).await.expect("written");
+        until("the lie has spread", || linked(&b) == Some(poisoned)).await;
+        assert!(!b.fetch(digest, poisoned).await.expect("fetch"), "nothing that anybody has adds up to it");
+        let urgency = Urgency::new(Class::Client);
+        assert_eq!(b.peers.fetch_doubted(digest, poisoned, &urgency).await.expect("fetch"), Some(link));
+        assert_eq!(b.store.blob(&digest).expect("readable"), Some(link));
+        assert_eq!(b.store.correct_links(&digest, &poisoned).expect("written"), 1);
+        until("the truth has spread", || linked(&a) == Some(link) && linked(&b) == Some(link)).await;
+        // Of what nobody has, nobody says otherwise.
+        let absent = Digest::sha256(&[seed as u8]);
+        assert_eq!(b.peers.fetch_doubted(absent, poisoned, &urgency).await.expect("fetch"), None);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn f24_of_several_claims_the_digest_decides() {
+    let (a, b) = (Site::start("a", "x").await, Site::start("b", "x").await);
+    a.let_in(&b).await;
+    let (digest, link) = a.push_blob(&bytes(8, 3 * CHUNK_SIZE)).await;
+    // Two more hold something else under that digest, and say so.
+    let mut liars = Vec::new();
+    for seed in [1, 2] {
+        let (liar, other) = (Impostor::of(&b).await, bytes(seed, 3 * CHUNK_SIZE));
+        liar.answer(move |request| give(&other, &request, |_, _| ()));
+        liars.push(liar);
+    }
+    let poisoned = BlobLink { root: [7; 32], ..link };
+    let found = b.peers.fetch_doubted(digest, poisoned, &Urgency::new(Class::Client)).await.expect("fetch");
+    assert_eq!(found, Some(link));
+    assert!(matches!(b.store.open_blob(&digest), Ok(Some(_))));
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn who_fetches_the_same_blob_shares_it() {
     let (a, b, c) = (Site::start("a", "x").await, Site::start("b", "x").await, Site::start("c", "x").await);
     a.let_in(&b).await;
