@@ -24,7 +24,7 @@ use larder_protocol::message::Standing;
 use larder_protocol::stamp::NodeId;
 
 use super::counts::{come, forget, renew, uncome};
-use super::sources::{Holding, Peer, Source, mix, weight};
+use super::sources::{Holding, Peer, STRUCK_REST, Source, mix, weight};
 
 /// Chunks that a waiting client will read next: asked for in order.
 const READ_AHEAD: u32 = 8;
@@ -201,7 +201,10 @@ impl Plan {
     pub(in crate::peers) fn event(&mut self, now: Duration, event: Event, actions: &mut Vec<Action>) {
         match event {
             Event::Asked(peer, about) => {
-                let source = self.sources.entry(peer).or_insert_with(|| (weight(&self.digest, &peer), Source::new(about)));
+                // Whoever has lied is asked when the others have had their turn (F23).
+                let mut new = Source::new(about);
+                new.rests_until = if new.peer.strikes > 0 { now + STRUCK_REST } else { now };
+                let source = self.sources.entry(peer).or_insert_with(|| (weight(&self.digest, &peer), new));
                 if !source.1.left && matches!(source.1.holding, Holding::Nothing) {
                     source.1.holding = Holding::Unknown;
                 }

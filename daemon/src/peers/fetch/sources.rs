@@ -21,6 +21,8 @@ const FIRST_GUESS: Duration = Duration::from_millis(100);
 const TRICKLE_RATE: f64 = 32_768.0;
 /// How much worse each strike makes a peer look.
 const STRIKE_COST: u32 = 4;
+/// How long a peer that was struck is not asked at first.
+pub(super) const STRUCK_REST: Duration = Duration::from_secs(1);
 
 /// A peer, as far as one blob is concerned.
 #[derive(Clone, Debug)]
