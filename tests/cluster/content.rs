@@ -2,16 +2,15 @@
 
 use std::net::UdpSocket;
 use std::path::Path;
-use std::time::Duration;
 
-use larder::config::Durability;
-use larder::store::{Commit, DataFolder, Options, SpaceLimits, Store};
+use larder::store::Commit;
 use larder_harness::{Content, Image, Random, wait_until};
 use larder_protocol::digest::Digest;
 use larder_protocol::name::RepositoryName;
 use larder_protocol::record::{Key, Link, Value};
 use larder_protocol::stamp::NodeId;
 
+use super::store::open;
 use super::{SOON, cluster, node, registry, tag_is};
 
 /// Above 1 MiB, so that it travels in chunks; and not a whole number of them.
@@ -149,19 +148,7 @@ async fn a_node_alone_serves_what_it_has() {
 
 /// Writes, in the name of a node that does not run, that a blob is something else than it is.
 fn poison(folder: &Path, node: NodeId, repository: &str, digest: &str) {
-    let options = Options {
-        node,
-        durability: Durability::Strict,
-        max_clock_drift: Duration::from_secs(300),
-        uploads_max: 1,
-        uploads_per_client_max: 1,
-        sparse_manifests: false,
-        blob_size_max: 1 << 30,
-        renew_after: Duration::from_secs(3600),
-        immutable_tags: Vec::new(),
-        space: SpaceLimits::default(),
-    };
-    let store = Store::open(DataFolder::open(folder).expect("open the folder"), options).expect("open the store");
+    let store = open(folder, node);
     let (repository, digest): (RepositoryName, Digest) = (repository.parse().expect("a name"), digest.parse().expect("a digest"));
     let link = store.link(&repository, &digest).expect("readable").expect("there");
     let records = vec![(Key::Link(repository, digest), Some(Value::Link(Link { root: [7; 32], ..link })))];

@@ -5,6 +5,9 @@ mod members;
 mod network;
 mod owners;
 mod records;
+#[path = "../scale/store.rs"]
+#[allow(dead_code)]
+mod store;
 
 use std::time::Duration;
 

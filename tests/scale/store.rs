@@ -49,7 +49,7 @@ fn tag(number: u64) -> String {
 
 /// Fills a data folder; its node must not run.
 pub fn generate(folder: &Path, scale: Scale) {
-    let store = open(folder, 7);
+    let store = open(folder, NodeId([7; 32]));
     let mut random = Random::new(1);
     for number in 0..scale.repositories {
         small(&store, &repository(number), number, &mut random);
@@ -72,14 +72,15 @@ pub fn generate(folder: &Path, scale: Scale) {
 /// Writes a record in a data folder as if it were another node's.
 #[allow(dead_code)]
 pub fn write_as(folder: &Path, node: u8) {
-    let store = open(folder, node);
+    let store = open(folder, NodeId([node; 32]));
     write(&store, 1, |_| (Key::Unknown { kind: 900, key: vec![node] }, Some(Value::Unknown(vec![node]))));
     store.close();
 }
 
-fn open(folder: &Path, node: u8) -> Store {
+/// Opens the store of a node that does not run.
+pub fn open(folder: &Path, node: NodeId) -> Store {
     let options = Options {
-        node: NodeId([node; 32]),
+        node,
         // Nobody waits for the disk: what a crash takes is generated again.
         durability: Durability::Relaxed,
         max_clock_drift: Duration::from_secs(300),
