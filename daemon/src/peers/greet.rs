@@ -159,7 +159,6 @@ impl Up<'_> {
 
 impl Drop for Up<'_> {
     fn drop(&mut self) {
-        self.link.connection.note_path(self.link.age());
         self.link.connection.close("done");
         self.inner.acks.note(&self.link, &self.inner.store.origin());
         self.links.remove(&self.link);

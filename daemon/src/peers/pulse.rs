@@ -63,6 +63,8 @@ fn look(inner: &Inner, liveness: &mut Liveness, packets: &mut HashMap<NodeId, u6
         packets.remove(node);
     }
     for (node, link) in links {
+        // While it is up: where it ends, the next one may begin before the end is noticed.
+        link.connection.note_path(link.age());
         let came = link.connection.traffic().packets_in;
         if known.get(&node) != Some(&link.life()) {
             liveness.linked(node, link.life(), link.version(), now);
