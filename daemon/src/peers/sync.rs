@@ -23,7 +23,7 @@ const MESSAGE_BYTES: usize = 512 << 10;
 /// Records that are gathered before a part of an exchange is applied.
 const GATHER_RECORDS: usize = 10_000;
 /// Their bytes.
-const GATHER_BYTES: usize = 32 << 20;
+const GATHER_BYTES: usize = 4 << 20;
 
 /// What one stream has brought and what it may still move on.
 #[derive(Debug)]

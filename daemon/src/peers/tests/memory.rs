@@ -1,9 +1,11 @@
-//! S35 as the kernel counts it: what a member with bad intent can make a node hold. The node is a process of its own, this program once more.
+//! S35 as the kernel counts it: what members with bad intent can make a node hold. The node is a process of its own, this program once more.
+//! They are several, so that what counts is what one more of them costs.
 
 use std::io::{BufRead, BufReader};
 use std::process::{Child, Command, Stdio};
 use std::str::FromStr;
 
+use futures_util::future::join_all;
 use larder_protocol::digest::CHUNK_SIZE;
 use larder_protocol::frame::Frame;
 use larder_protocol::message::{ChunkRead, Message, READ_MAX, Read, Seen};
@@ -13,8 +15,10 @@ use super::*;
 use crate::peers::endpoint::ROOM;
 
 const VICTIM: &str = "LARDER_TEST_VICTIM";
-/// What no attack gets beyond. 8 MiB are promised: by requests a peer gets 4 to 8, by chunks that it does not read 6 to 13, as the allocator likes.
-const MOST: u64 = 16 << 20;
+/// What no member gets beyond.
+const MOST: u64 = 8 << 20;
+/// Who attack together.
+const MEMBERS: usize = 4;
 const STREAMS: usize = 250;
 
 /// The node in the other process: says where it is, and lives until its input ends.
@@ -25,18 +29,21 @@ async fn s35_the_node_in_a_process_of_its_own() {
     }
     let site = Site::start("victim", "x").await;
     let (digest, _) = site.push_blob(&bytes(1, 24 << 20)).await;
-    let token = site.peers.token(Duration::from_secs(60), RoleChange::WRITER).await.expect("token");
-    println!("\nvictim {token} {digest}");
+    print!("\nvictim {digest}");
+    for _ in 0..MEMBERS {
+        let token = site.peers.token(Duration::from_secs(60), RoleChange::WRITER).await.expect("token");
+        print!(" {token}");
+    }
+    println!();
     let _ = tokio::task::spawn_blocking(|| std::io::stdin().lines().count()).await;
 }
 
-/// A node in a process of its own, and a member's key in other hands.
+/// A node in a process of its own, and members' keys in other hands.
 struct Scene {
     child: Child,
-    place: Place,
+    members: Vec<(Place, Hello)>,
     node: NodeId,
     address: std::net::SocketAddr,
-    hello: Hello,
     digest: Digest,
 }
 
@@ -61,24 +68,39 @@ impl Scene {
             line.expect("it says where it is")
         });
         let said = said.await.expect("read");
-        let [_, token, digest] = said.split(' ').collect::<Vec<_>>()[..] else { panic!("{said}") };
-        let site = Site::start("impostor", "x").await;
-        let joined = site.peers.join(token).await.expect("join");
-        let hello = Hello { life: 1, ..site.peers.inner.hello() };
-        until("it knows the node", || site.peers.inner.links.get(&joined.issuer).is_some()).await;
-        let member = || site.peers.inner.members.others().into_iter().find(|(node, _)| *node == joined.issuer);
-        let address = member().expect("a member").1.addresses[0].parse().expect("an address");
-        let place = site.stop().await;
-        Self { child, place, node: joined.issuer, address, hello, digest: Digest::from_str(digest).expect("a digest") }
+        let words: Vec<_> = said.split(' ').collect();
+        let [_, digest, tokens @ ..] = &words[..] else { panic!("{said}") };
+        let (mut members, mut found) = (Vec::new(), None);
+        for token in tokens {
+            let site = Site::start("impostor", "x").await;
+            let joined = site.peers.join(token).await.expect("join");
+            let hello = Hello { life: 1, ..site.peers.inner.hello() };
+            until("it knows the node", || site.peers.inner.links.get(&joined.issuer).is_some()).await;
+            let member = site.peers.inner.members.others().into_iter().find(|(node, _)| *node == joined.issuer);
+            found = member.map(|(node, member)| (node, member.addresses[0].parse().expect("an address")));
+            members.push((site.stop().await, hello));
+        }
+        let (node, address) = found.expect("a member");
+        Self { child, members, node, address, digest: Digest::from_str(digest).expect("a digest") }
     }
 
-    async fn connect(&self) -> Impostor {
-        let endpoint = Endpoint::open("127.0.0.1:0".parse().expect("address"), &self.place.identity(), Arc::new(|_| None)).expect("port");
-        let connection = endpoint.dial(self.node, &Counting::first(self.node), self.address).await.expect("dial");
-        let impostor = Impostor { _endpoint: endpoint, connection };
-        let (answer, _) = impostor.connection.ask(&Request::Hello(self.hello.clone())).await.expect("hello");
-        assert!(matches!(answer, Answer::Hello(_)));
-        impostor
+    /// A connection of each member, by which the node has touched once what an honest one makes it touch.
+    async fn connect(&self) -> Vec<Impostor> {
+        let mut impostors = Vec::new();
+        for (place, hello) in &self.members {
+            let endpoint = Endpoint::open("127.0.0.1:0".parse().expect("address"), &place.identity(), Arc::new(|_| None)).expect("port");
+            let connection = endpoint.dial(self.node, &Counting::first(self.node), self.address).await.expect("dial");
+            let (answer, _) = connection.ask(&Request::Hello(hello.clone())).await.expect("hello");
+            assert!(matches!(answer, Answer::Hello(_)));
+            for index in 0..24 {
+                let read = Request::Read(Read { digest: self.digest, offset: index * CHUNK_SIZE, length: CHUNK_SIZE });
+                let (answer, mut receiver) = connection.ask(&read).await.expect("an answer");
+                assert_eq!(answer, Answer::Read { length: CHUNK_SIZE });
+                receiver.raw_counted(CHUNK_SIZE as usize, &Default::default()).await.expect("a chunk");
+            }
+            impostors.push(Impostor { _endpoint: endpoint, connection });
+        }
+        impostors
     }
 
     /// Bytes of memory that the node has.
@@ -89,34 +111,27 @@ impl Scene {
     }
 }
 
-/// The most memory that a node has more than before, while somebody does something to it over a connection of his own, and for a while after.
+/// The most memory that a node has more than before for each of several who do something to it over connections of their own, until a while after.
 async fn grown(what: &str, attack: impl AsyncFn(Digest, &Impostor)) -> u64 {
     let scene = Scene::new().await;
-    let impostor = scene.connect().await;
-    // What an honest member makes it touch once is not counted.
-    for index in 0..24 {
-        let read = Request::Read(Read { digest: scene.digest, offset: index * CHUNK_SIZE, length: CHUNK_SIZE });
-        let (answer, mut receiver) = impostor.connection.ask(&read).await.expect("an answer");
-        assert_eq!(answer, Answer::Read { length: CHUNK_SIZE });
-        receiver.raw_counted(CHUNK_SIZE as usize, &Default::default()).await.expect("a chunk");
-    }
+    let impostors = scene.connect().await;
     let before = scene.memory();
     let mut most = before;
     {
-        let mut attack = std::pin::pin!(attack(scene.digest, &impostor));
+        let mut attacks = std::pin::pin!(join_all(impostors.iter().map(|impostor| attack(scene.digest, impostor))));
         let mut is_done = false;
         let end = Instant::now() + Duration::from_secs(6);
         while Instant::now() < end {
             tokio::select! {
-                () = &mut attack, if !is_done => is_done = true,
+                _ = &mut attacks, if !is_done => is_done = true,
                 () = tokio::time::sleep(Duration::from_millis(20)) => {}
             }
             most = most.max(scene.memory());
         }
     }
-    impostor.connection.close("enough");
-    let grown = most - before;
-    println!("s35: {what}: {:.1} MiB more", grown as f64 / f64::from(1 << 20));
+    impostors.iter().for_each(|impostor| impostor.connection.close("enough"));
+    let grown = (most - before) / MEMBERS as u64;
+    println!("s35: {what}: {:.1} MiB more for each of {MEMBERS}", grown as f64 / f64::from(1 << 20));
     grown
 }
 
