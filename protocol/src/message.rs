@@ -17,6 +17,7 @@
 //! Vouch      -> Answer::Holders
 //! Compare, Places, Reconcile                        see `compare`
 //! SyncBrief  -> as Sync, or Update::Unlike
+//! Describe   -> Answer::Described
 //! any        -> Answer::Refused
 //! ```
 
@@ -27,7 +28,7 @@ use crate::codec::{self, InvalidBytes};
 use crate::digest::Digest;
 use crate::frame::{Frame, Kind};
 use crate::opening::Opening;
-use crate::record::{InvalidRecord, Member, Numbered, RawRecord};
+use crate::record::{InvalidRecord, Link, Member, Numbered, RawRecord};
 use crate::refusal::Refusal;
 use crate::stamp::NodeId;
 use crate::state::Sum;
@@ -78,6 +79,8 @@ pub enum Request {
     Reconcile(Reconcile),
     /// Version 2, as `Sync`: what I know has this hash. Two nodes that know the same need not tell each other what.
     SyncBrief([u8; 32]),
+    /// Version 2: what is this blob, if you have it whole?
+    Describe(Digest),
 }
 
 /// The first answer on a stream.
@@ -108,6 +111,8 @@ pub enum Answer {
     Compared(Summary),
     /// The sums, in order of their places.
     Places(Vec<Sum>),
+    /// What a blob is.
+    Described(Link),
 }
 
 /// What follows on a sync stream.

@@ -147,11 +147,11 @@ async fn a_node_alone_serves_what_it_has() {
 }
 
 /// Writes, in the name of a node that does not run, that a blob is something else than it is.
-fn poison(folder: &Path, node: NodeId, repository: &str, digest: &str) {
+fn poison(folder: &Path, node: NodeId, repository: &str, digest: &str, lie: impl Fn(Link) -> Link) {
     let store = open(folder, node);
     let (repository, digest): (RepositoryName, Digest) = (repository.parse().expect("a name"), digest.parse().expect("a digest"));
     let link = store.link(&repository, &digest).expect("readable").expect("there");
-    let records = vec![(Key::Link(repository, digest), Some(Value::Link(Link { root: [7; 32], ..link })))];
+    let records = vec![(Key::Link(repository, digest), Some(Value::Link(lie(link))))];
     store.commit(Commit { records, ..Commit::default() }).expect("written");
     store.close();
 }
@@ -162,16 +162,24 @@ async fn f24_a_record_that_says_of_a_layer_what_it_is_not_does_not_keep_it_from_
     let status = nodes[0].cli_json(&["status"]).await;
     let id = status["node"].as_str().and_then(NodeId::parse).expect("a node's id");
     nodes[1].stop().await;
-    let image = Image::from_seed(41, &[LAYER, 70_000]);
+    let image = Image::from_seed(41, &[LAYER, 70_000, LAYER + 1, 300_000]);
     registry(&nodes[0]).push_image("team/app", "v1", &image).await;
     nodes[0].stop().await;
-    for layer in &image.layers {
-        poison(nodes[0].data_dir(), id, "team/app", &layer.digest());
+    let root = |link| Link { root: [7; 32], ..link };
+    let size = |link: Link| Link { size: link.size + 1, ..link };
+    let too_large = |link| Link { size: u64::MAX, ..link };
+    let lies: [&dyn Fn(Link) -> Link; 4] = [&root, &size, &too_large, &root];
+    for (layer, lie) in image.layers.iter().zip(lies) {
+        poison(nodes[0].data_dir(), id, "team/app", &layer.digest(), lie);
     }
     for node in &mut nodes {
         node.start().await;
     }
     tag_is(&nodes[1], "team/app", "v1", &image.digest()).await;
+    // All bytes are right of a blob that should have one more: a pull may break off there, and a client tries again.
+    let whole = async || registry(&nodes[1]).pull_blob("team/app", &image.layers[1].digest()).await.ok();
+    wait_until("the one that is too long was pulled", SOON, whole).await;
     registry(&nodes[1]).pull_image("team/app", "v1", &image).await;
-    wait_until("both lies were struck out", SOON, async || (nodes[1].log().matches("was written anew").count() == 2).then_some(())).await;
+    wait_until("all lies were struck out", SOON, async || (nodes[1].log().matches("was written anew").count() == lies.len()).then_some(()))
+        .await;
 }

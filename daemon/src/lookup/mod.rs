@@ -112,6 +112,16 @@ pub enum Opened {
     Coming(StagedReader),
 }
 
+impl Opened {
+    /// Bytes of the whole blob.
+    pub fn size(&self) -> u64 {
+        match self {
+            Self::Here(content) => content.size(),
+            Self::Coming(reader) => reader.size(),
+        }
+    }
+}
+
 /// Where a search stands.
 #[derive(Clone, Debug)]
 enum Search {
@@ -154,6 +164,9 @@ impl Lookup {
         loop {
             if let Some(content) = self.here(&digest).await? {
                 self.store.touch(digest);
+                if content.size() != link.size {
+                    self.correct(digest, link).await;
+                }
                 return Ok(Opened::Here(content));
             }
             let Some(mut search) = self.search(digest, link, Class::Client) else { continue };
@@ -255,9 +268,8 @@ impl Lookup {
         Some(search)
     }
 
-    /// Climbs the ladder until the blob is whole, then commits it.
+    /// Has the blob by what its record says of it, or else by its digest alone, and commits it.
     async fn find(&self, digest: Digest, link: Link, urgency: &Urgency, state: &watch::Sender<Search>) -> Result<(), Error> {
-        let refused = |source| Error::Store { digest, source: Arc::new(source) };
         match self.store.run(move |store| store.adopt_file(digest, link)).await {
             Ok(false) => {}
             Ok(true) => {
@@ -268,28 +280,7 @@ impl Lookup {
                 tracing::warn!(%digest, %error, "a blob file that the index does not know was not taken; it is had from elsewhere")
             }
         }
-        let mut staged = self.store.run(move |store| store.stage(digest, link)).await;
-        if let Err(store::Error::Full { need, .. }) = staged {
-            // Nothing goes from this disk for what nobody can give yet.
-            if let Some(ready_in) = self.thaws_first(digest, link).await {
-                return Err(Error::Frozen { digest, ready_in });
-            }
-            self.store.make_room(need).await;
-            staged = self.store.run(move |store| store.stage(digest, link)).await;
-        }
-        let mut staging = staged.map_err(refused)?;
-        state.send_replace(Search::Coming(staging.reader()));
-        let found = match self.fill(&mut staging, urgency).await {
-            Ok(source) => staging.finish().await.map(|()| source).map_err(|error| {
-                tracing::warn!(%digest, source, %error, "what came from elsewhere was not kept");
-                refused(error)
-            }),
-            Err(error) => {
-                drop(staging);
-                Err(error)
-            }
-        };
-        let source = match found {
+        let source = match self.find_as_recorded(digest, link, urgency, state).await {
             Ok(source) => source,
             Err(error) if self.find_by_digest(digest, link, urgency).await => {
                 tracing::debug!(%digest, %error, "it was found by its digest alone");
@@ -303,19 +294,58 @@ impl Lookup {
         Ok(())
     }
 
+    /// Climbs the ladder until the blob is whole, then commits it; says who gave the last byte.
+    async fn find_as_recorded(
+        &self,
+        digest: Digest,
+        link: Link,
+        urgency: &Urgency,
+        state: &watch::Sender<Search>,
+    ) -> Result<&'static str, Error> {
+        let refused = |source| Error::Store { digest, source: Arc::new(source) };
+        let mut staged = self.store.run(move |store| store.stage(digest, link)).await;
+        if let Err(store::Error::Full { need, .. }) = staged {
+            // Nothing goes from this disk for what nobody can give yet.
+            if let Some(ready_in) = self.thaws_first(digest, link).await {
+                return Err(Error::Frozen { digest, ready_in });
+            }
+            self.store.make_room(need).await;
+            staged = self.store.run(move |store| store.stage(digest, link)).await;
+        }
+        let mut staging = staged.map_err(refused)?;
+        state.send_replace(Search::Coming(staging.reader()));
+        let source = self.fill(&mut staging, urgency).await?;
+        let finished = staging.finish().await;
+        finished.map(|()| source).map_err(|error| {
+            tracing::warn!(%digest, source, %error, "what came from elsewhere was not kept");
+            refused(error)
+        })
+    }
+
     /// Goes on when the ladder has ended: the record may be wrong by which all that came was judged (F24). Then it is struck out. Whether the blob is here now.
     async fn find_by_digest(&self, digest: Digest, link: Link, urgency: &Urgency) -> bool {
-        let right = match self.peers.fetch_doubted(digest, link, urgency).await {
-            Ok(Some(right)) => right,
+        match self.peers.fetch_doubted(digest, link, urgency).await {
+            Ok(Some(_)) => self.correct(digest, link).await,
             Ok(None) => return false,
             Err(error) => {
                 tracing::info!(%digest, %error, "fetch from a peer failed");
                 return false;
             }
-        };
-        let corrected = self.store.run(move |store| store.correct_links(&digest, &link)).await;
-        tracing::warn!(%digest, wrong = ?link, ?right, ?corrected, "a link record said of a blob what it is not, and was written anew: a member wrote it that is broken or lies");
+        }
         true
+    }
+
+    /// Strikes out what records say of a blob that is here and is something else.
+    async fn correct(&self, digest: Digest, wrong: Link) {
+        match self.store.run(move |store| store.correct_links(&digest, &wrong)).await {
+            Ok(0) => {}
+            Ok(repositories) => {
+                tracing::warn!(%digest, ?wrong, repositories, "a link record said of a blob what it is not, and was written anew: a member wrote it that is broken or lies")
+            }
+            Err(error) => {
+                tracing::warn!(%digest, ?wrong, %error, "a link record says of a blob what it is not, and could not be written anew")
+            }
+        }
     }
 
     /// Whether a blob is only in the archive and must thaw first; then in how long, where that was asked for.

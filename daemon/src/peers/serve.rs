@@ -94,6 +94,11 @@ pub(super) async fn answer(inner: &Arc<Inner>, link: &Arc<Link>, mut stream: Str
         }
         Request::Chunk(chunk) => return Box::pin(swarm::chunk(inner, link, &mut stream.send, chunk)).await,
         Request::Opening(digest) => swarm::opening(inner, digest).await,
+        Request::Describe(digest) => match inner.store.run(move |store| store.blob(&digest)).await {
+            Ok(Some(link)) => Answer::Described(link),
+            Ok(None) => Answer::Refused(Refusal::NOT_HERE),
+            Err(_) => Answer::Refused(Refusal::FAILED),
+        },
         Request::Hello(_) | Request::Join(_) => Answer::Refused(Refusal::UNKNOWN),
     };
     stream.send.message(&answer).await?;

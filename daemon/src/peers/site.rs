@@ -111,7 +111,7 @@ pub(super) async fn answer(inner: &Arc<Inner>, peer: NodeId, request: &Request) 
         Request::Compare(_) | Request::Places(_) | Request::Reconcile(_) => return Ok(Some(Answer::Refused(Refusal::UNKNOWN))),
         Request::Read(read) => (Some(read.digest), &[]),
         Request::Chunk(chunk) => (Some(chunk.digest), &[]),
-        Request::ChunkList(digest) | Request::Opening(digest) | Request::Follow(digest) => (Some(*digest), &[]),
+        Request::ChunkList(digest) | Request::Opening(digest) | Request::Follow(digest) | Request::Describe(digest) => (Some(*digest), &[]),
         Request::Keep(keep) => (None, &keep.digests),
         Request::WhoHas(digests) | Request::Vouch(digests) => (None, digests),
     };

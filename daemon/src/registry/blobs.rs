@@ -44,13 +44,14 @@ impl Front {
         if has_already(headers, &digest) {
             return Ok(unchanged(&digest));
         }
-        let (status, range) = match wanted(text(headers, &header::RANGE).filter(|_| range_applies(headers, &digest)), link.size) {
-            Wanted::Whole => (StatusCode::OK, 0..link.size),
-            Wanted::Part(range) => (StatusCode::PARTIAL_CONTENT, range),
-            Wanted::Unsatisfiable => return Err(Error::Unsatisfiable { size: link.size }),
-        };
         let opened = self.lookup.open(digest, link).await?;
-        let part = format!("bytes {}-{}/{}", range.start, range.end.saturating_sub(1), link.size);
+        let whole = opened.size();
+        let (status, range) = match wanted(text(headers, &header::RANGE).filter(|_| range_applies(headers, &digest)), whole) {
+            Wanted::Whole => (StatusCode::OK, 0..whole),
+            Wanted::Part(range) => (StatusCode::PARTIAL_CONTENT, range),
+            Wanted::Unsatisfiable => return Err(Error::Unsatisfiable { size: whole }),
+        };
+        let part = format!("bytes {}-{}/{whole}", range.start, range.end.saturating_sub(1));
         let size = range.end - range.start;
         let mut response =
             Response::new(Outflow::new(opened, digest, range, self.metrics.http_sent_bytes.clone(), self.healing(link)).boxed());

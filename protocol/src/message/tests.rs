@@ -140,6 +140,8 @@ fn frames_of_version_2() -> Vec<(String, Frame)> {
         ("answer-opening", Answer::Opening(Opening::new(4, &[], b"blob")).to_frame()),
         ("request-keep", Request::Keep(Keep { vector, digests: digests.clone() }).to_frame()),
         ("request-vouch", Request::Vouch(digests).to_frame()),
+        ("request-describe", Request::Describe(digest).to_frame()),
+        ("answer-described", Answer::Described(Link { size: 9, root: [3; 32], crc64: 5 }).to_frame()),
     ];
     frames.into_iter().map(|(name, frame)| (name.to_owned(), frame)).collect()
 }

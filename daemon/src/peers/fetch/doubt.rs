@@ -1,20 +1,17 @@
 //! Blobs of which a record says what nobody can hold (F24).
 //!
-//! Every chunk is checked against the BLAKE3 root in the blob's link record. Whoever writes a wrong one there makes the blob one that nobody can fetch, for
-//! what those have who hold it never adds up to it. When the ladder has come to its end, and for that reason perhaps, they are asked what their
-//! chunks add up to, and the blob is fetched under that, one claim after the other. The digest decides, as it always does: before it was checked, nobody gets
-//! the last byte.
-
-use std::sync::atomic::AtomicU64;
+//! Every chunk is checked against the size and the BLAKE3 root in the blob's link record. Whoever writes a wrong one there makes the blob one that nobody
+//! can fetch, for what those have who hold it never adds up to it. When the ladder has come to its end, and for that reason perhaps, they are asked what
+//! they hold, and the blob is fetched under that, one claim after the other. The digest decides, as it always does: before it was checked, nobody
+//! gets the last byte.
 
 use futures_util::future::join_all;
-use larder_protocol::digest::{CHUNK_SIZE, ChunkList, Digest, TreeHash, tree_hash};
-use larder_protocol::message::{Answer, Read, Request};
+use larder_protocol::digest::Digest;
+use larder_protocol::message::{Answer, Request};
 use larder_protocol::record::Link as BlobLink;
 use tokio::time::timeout;
 
 use super::super::error::Result;
-use super::super::links::Link;
 use super::super::swarms::Urgency;
 use super::super::{Inner, Peers};
 use super::run::LIST;
@@ -32,8 +29,15 @@ impl Peers {
     /// `Store`: this disk refused.
     pub async fn fetch_doubted(&self, digest: Digest, link: BlobLink, urgency: &Urgency) -> Result<Option<BlobLink>> {
         let inner = &self.inner;
-        for root in claims(inner, digest, link).await.into_iter().take(TRIED_MAX) {
-            let mut staging = inner.store.run(move |store| store.stage(digest, BlobLink { root, ..link })).await?;
+        for claim in claims(inner, digest, link).await.into_iter().take(TRIED_MAX) {
+            let mut staging = match inner.store.run(move |store| store.stage(digest, claim)).await {
+                Ok(staging) => staging,
+                // It may be the claim that is too large.
+                Err(error) => {
+                    tracing::warn!(%digest, %error, "there is no place for what a peer says that this blob is");
+                    continue;
+                }
+            };
             if !super::fill(inner, &mut staging, urgency).await? {
                 continue;
             }
@@ -46,32 +50,20 @@ impl Peers {
     }
 }
 
-/// The roots that peers name of a blob, but for the one that its record has.
-async fn claims(inner: &Inner, digest: Digest, link: BlobLink) -> Vec<TreeHash> {
+/// What peers who have a blob say that it is, but for what its record says.
+async fn claims(inner: &Inner, digest: Digest, link: BlobLink) -> Vec<BlobLink> {
     let peers: Vec<_> = inner.links.all().into_iter().take(ASKED_MAX).collect();
-    let asked = join_all(peers.iter().map(|peer| timeout(LIST, root_at(peer, digest, link.size)))).await;
-    let mut roots = Vec::new();
-    for root in asked.into_iter().filter_map(|answer| answer.ok()?.ok()?) {
-        if root != link.root && !roots.contains(&root) {
-            roots.push(root);
+    let question = Request::Describe(digest);
+    let asked = join_all(peers.iter().map(|peer| timeout(LIST, peer.connection.ask(&question)))).await;
+    let is_other = |a: &BlobLink, b: &BlobLink| (a.size, a.root) != (b.size, b.root);
+    let mut claims = Vec::new();
+    for (answer, _) in asked.into_iter().filter_map(|answer| answer.ok()?.ok()) {
+        if let Answer::Described(claim) = answer
+            && is_other(&claim, &link)
+            && claims.iter().all(|other| is_other(&claim, other))
+        {
+            claims.push(claim);
         }
     }
-    roots
-}
-
-/// What a peer's chunks of a blob add up to; `None` when it has none of it, or it has another size there.
-async fn root_at(peer: &Link, digest: Digest, size: u64) -> Result<Option<TreeHash>> {
-    if size > CHUNK_SIZE {
-        let (answer, _) = peer.connection.ask(&Request::ChunkList(digest)).await?;
-        return Ok(match answer {
-            Answer::ChunkList(values) if values.len() as u64 == ChunkList::count(size) => Some(ChunkList::new(size, values).root()),
-            _ => None,
-        });
-    }
-    let (answer, mut rest) = peer.connection.ask(&Request::Read(Read { digest, offset: 0, length: size })).await?;
-    match answer {
-        // At most one chunk.
-        Answer::Read { length } if length == size => Ok(Some(tree_hash(&rest.raw_counted(length as usize, &AtomicU64::new(0)).await?))),
-        _ => Ok(None),
-    }
+    claims
 }

@@ -31,6 +31,7 @@ fn give(blob: &[u8], request: &Request, tamper: impl Fn(u64, &mut Vec<u8>)) -> R
             Reply::Bytes(Answer::Read { length: range.len() as u64 }, range.into())
         }
         Request::Opening(_) => Reply::Answer(Answer::Refused(Refusal::NOT_HERE)),
+        Request::Describe(_) => Reply::Answer(Answer::Described(BlobLink { size: blob.len() as u64, root: tree_hash(blob), crc64: 0 })),
         _ => Reply::Silence,
     }
 }
@@ -174,23 +175,27 @@ async fn f25_who_sends_next_to_nothing_and_is_the_only_one_is_given_up() {
 async fn f24_what_a_poisoned_record_describes_comes_by_its_digest_and_the_record_is_struck_out() {
     let (a, b) = (Site::start("a", "x").await, Site::start("b", "x").await);
     a.let_in(&b).await;
+    type Lie = fn(BlobLink) -> BlobLink;
+    let (root, size): (Lie, Lie) = (|link| BlobLink { root: [7; 32], ..link }, |link| BlobLink { size: link.size + 1, ..link });
+    let too_large: Lie = |link| BlobLink { size: u64::MAX, ..link };
     // Of several chunks, of one, and one that lies in the index.
-    for (seed, size) in [(8, 3 * CHUNK_SIZE + 5), (9, 200_000), (10, 100)] {
-        let (digest, link) = a.push_blob(&bytes(seed, size)).await;
+    let lies = [(3 * CHUNK_SIZE + 5, root), (200_000, root), (100, root), (3 * CHUNK_SIZE + 6, size), (101, size), (200_001, too_large)];
+    for (blob_size, lie) in lies {
+        let (digest, link) = a.push_blob(&bytes(8, blob_size)).await;
         let linked = |site: &Site| site.store.link(&repository(), &digest).expect("readable");
         until("the record is there", || linked(&b) == Some(link)).await;
-        let poisoned = BlobLink { root: [7; 32], ..link };
+        let poisoned = lie(link);
         let records = vec![(Key::Link(repository(), digest), Some(Value::Link(poisoned)))];
         a.store.run(move |store| store.commit(Commit { records, ..Commit::default() })).await.expect("written");
         until("the lie has spread", || linked(&b) == Some(poisoned)).await;
-        assert!(!b.fetch(digest, poisoned).await.expect("fetch"), "nothing that anybody has adds up to it");
+        assert!(!b.fetch(digest, poisoned).await.unwrap_or_default(), "nothing that anybody has adds up to it");
         let urgency = Urgency::new(Class::Client);
         assert_eq!(b.peers.fetch_doubted(digest, poisoned, &urgency).await.expect("fetch"), Some(link));
         assert_eq!(b.store.blob(&digest).expect("readable"), Some(link));
         assert_eq!(b.store.correct_links(&digest, &poisoned).expect("written"), 1);
         until("the truth has spread", || linked(&a) == Some(link) && linked(&b) == Some(link)).await;
         // Of what nobody has, nobody says otherwise.
-        let absent = Digest::sha256(&[seed as u8]);
+        let absent = Digest::sha256(&blob_size.to_le_bytes());
         assert_eq!(b.peers.fetch_doubted(absent, poisoned, &urgency).await.expect("fetch"), None);
     }
 }

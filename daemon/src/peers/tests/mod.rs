@@ -133,7 +133,7 @@ impl Site {
 
     /// Fetches a blob into a staged file and keeps it; `false` when no peer had it.
     async fn fetch(&self, digest: Digest, link: BlobLink) -> Result<bool> {
-        let mut staging = self.store.run(move |store| store.stage(digest, link)).await.expect("stage");
+        let mut staging = self.store.run(move |store| store.stage(digest, link)).await?;
         let filled = self.peers.fill(&mut staging, &Urgency::new(Class::Client)).await?;
         if filled {
             staging.finish().await.expect("the bytes are the blob's");
