@@ -135,20 +135,6 @@ pub fn image_size() -> u64 {
     std::env::var("BENCH_MIB").map_or(128, |size| size.parse().expect("BENCH_MIB is a number")) << 20
 }
 
-/// Waits until a node that owes itself a copy of a blob has got it; one that owes none is waited for a moment.
-pub async fn settled(node: &Node, digest: &str) {
-    let host = node.host().expect("the node runs on a host of a rig");
-    let (mut before, begin) = (host.traffic().received, Instant::now());
-    while begin.elapsed() < Duration::from_secs(60) && !has(node, digest) {
-        tokio::time::sleep(Duration::from_secs(1)).await;
-        let now = host.traffic().received;
-        if now - before < NOISE {
-            return;
-        }
-        before = now;
-    }
-}
-
 /// Bytes in a second on cables that are no transfer: connections are kept alive, clocks compared.
 const NOISE: u64 = 100_000;
 

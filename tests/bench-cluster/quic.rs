@@ -15,6 +15,8 @@ const SIZE: u64 = 512 << 20;
 /// Into how many blobs the same size is cut where several are pulled at a time.
 const MANY: u64 = 8;
 const DEADLINE: Duration = Duration::from_secs(400);
+/// A copy that a node owes itself has begun after so long.
+const BEGUN: Duration = Duration::from_secs(4);
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 #[ignore = "make bench-cluster"]
@@ -34,7 +36,7 @@ async fn beside_tcp(hosts: &[Host], frames: &str) -> Vec<Figure> {
     // One replica: the second node gets nothing by itself but what it owns, and only what it does not own is pulled here.
     let nodes = cluster(hosts, |node| node.env("LARDER_PEERS__REPLICAS", "1")).await;
     for (what, count) in [("one blob", 1), ("8 blobs at once", MANY)] {
-        let blobs = foreign(&nodes, count).await;
+        let blobs = foreign(hosts, &nodes, count).await;
         let from = hosts[0].url_from(&hosts[1], PORT);
         let tcp = pulled(&from, &nodes, &blobs).await;
         let quic = pulled(&nodes[1].url(), &nodes, &blobs).await;
@@ -68,20 +70,19 @@ async fn pulled(url: &str, nodes: &[Node], blobs: &[Content]) -> Pulled {
     Pulled { rate: gigabytes * 1e3 / seconds, processor: (spent() - before) / gigabytes, busy: busy.percent() }
 }
 
-/// Pushes blobs to the first node until so many are there that the second one does not fetch by itself.
-async fn foreign(nodes: &[Node], count: u64) -> Vec<Content> {
-    let mut found = Vec::new();
-    for number in 0.. {
-        let blob = Content::new(count * 1000 + number, SIZE / count);
-        Registry::new(nodes[0].url()).try_push_blob(REPOSITORY, blob).await.expect("push a blob");
-        // Long enough for a copy that is owed to begin; it has a file when it is done.
-        pulls::settled(&nodes[1], &blob.digest()).await;
-        if !pulls::has(&nodes[1], &blob.digest()) {
+/// Pushes blobs to the first node until so many are there that the second one does not fetch by itself, and it has fetched all others.
+async fn foreign(hosts: &[Host], nodes: &[Node], count: u64) -> Vec<Content> {
+    let (mut found, mut numbers) = (Vec::new(), count * 1000..);
+    while (found.len() as u64) < count {
+        for number in numbers.by_ref().take(count as usize - found.len()) {
+            let blob = Content::new(number, SIZE / count);
+            Registry::new(nodes[0].url()).try_push_blob(REPOSITORY, blob).await.expect("push a blob");
             found.push(blob);
         }
-        if found.len() as u64 == count {
-            break;
-        }
+        // Long enough for a copy that is owed to begin; it has a file when it is done.
+        tokio::time::sleep(BEGUN).await;
+        pulls::quiet(hosts).await;
+        found.retain(|blob| !pulls::has(&nodes[1], &blob.digest()));
     }
     found
 }
