@@ -1,5 +1,6 @@
 //! Random numbers that a printed seed repeats.
 
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 /// A small generator (splitmix64): good enough to vary a test, the same on every machine, not secret.
@@ -11,23 +12,36 @@ pub struct Random {
 /// How many seeds a simulation is run with when `SIM_SEEDS` doesn't say.
 const SEEDS: u64 = 1000;
 
-/// Runs a simulation with each of the seeds: as many as `SIM_SEEDS` says, or only the one in `SIM_SEED`. Says which seed it was that failed.
-pub fn for_seeds(simulate: impl Fn(u64)) {
-    struct Told(u64);
-    impl Drop for Told {
+/// Runs a simulation with each of the seeds: as many as `SIM_SEEDS` says, or only the one in `SIM_SEED`. Says which seed it was that failed. More seeds
+/// than usual are divided among all cores.
+pub fn for_seeds(simulate: impl Fn(u64) + Sync) {
+    struct Told<'a>(u64, &'a AtomicBool);
+    impl Drop for Told<'_> {
         fn drop(&mut self) {
             if std::thread::panicking() {
+                self.1.store(true, Ordering::Relaxed);
                 eprintln!("it failed with SIM_SEED={}", self.0);
             }
         }
     }
     let given = |name: &str| std::env::var(name).ok().map(|text| text.parse().unwrap_or_else(|_| panic!("{name} is a number")));
     let seeds = given("SIM_SEED").map_or(0..given("SIM_SEEDS").unwrap_or(SEEDS), |seed: u64| seed..seed + 1);
-    for seed in seeds {
-        let told = Told(seed);
-        simulate(seed);
-        drop(told);
-    }
+    let threads = if seeds.end - seeds.start > SEEDS { std::thread::available_parallelism().map_or(1, usize::from) } else { 1 };
+    let (next, has_failed) = (AtomicU64::new(seeds.start), AtomicBool::new(false));
+    let run = || {
+        while !has_failed.load(Ordering::Relaxed) {
+            let seed = next.fetch_add(1, Ordering::Relaxed);
+            if seed >= seeds.end {
+                break;
+            }
+            let _told = Told(seed, &has_failed);
+            simulate(seed);
+        }
+    };
+    std::thread::scope(|scope| {
+        (1..threads).for_each(|_| _ = scope.spawn(run));
+        run();
+    });
 }
 
 impl Random {
