@@ -134,3 +134,29 @@ async fn a_node_with_company_does_not_leave_it_for_another() {
     assert!(nodes[0].cli(&["peers", "remove", &oneself]).await.expect_err("itself").contains("can't remove itself"));
     assert!(nodes[0].cli(&["peers", "remove", "zzzz-zzzz"]).await.expect_err("nobody").contains("no member"));
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn s33_a_node_that_floods_the_others_is_stopped_there_and_they_go_on() {
+    const MOST: usize = 1000;
+    let nodes = cluster(3, |node| node.env("LARDER_RECORDS__PER_NODE_MAX", MOST.to_string())).await;
+    let [flood, other, third] = &nodes[..] else { unreachable!("three were started") };
+    let image = Image::from_seed(10, &[1000]);
+    registry(flood).push_image("flood/app", "t0", &image).await;
+    for number in 1..=MOST + 100 {
+        let pushed = registry(flood).put_manifest("flood/app", &format!("t{number}"), image.media_type(), image.manifest.clone()).await;
+        pushed.expect(201, "a node's own records are its own affair");
+    }
+    for node in [other, third] {
+        wait_until("it is told whose records are too many", SOON, async || node.log().contains("per_node_max").then_some(())).await;
+    }
+    // The others hear each other, and give what they have.
+    let image = Image::from_seed(11, &[300_000]);
+    registry(other).push_image("team/app", "v1", &image).await;
+    tag_is(third, "team/app", "v1", &image.digest()).await;
+    registry(third).pull_image("team/app", "v1", &image).await;
+    tag_is(flood, "team/app", "v1", &image.digest()).await;
+    for node in [other, third] {
+        let tags = registry(node).tags("flood/app").await.len();
+        assert!((MOST - 100..=MOST).contains(&tags), "{tags} tags of the flood");
+    }
+}
