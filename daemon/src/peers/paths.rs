@@ -50,11 +50,14 @@ impl Paths {
             paths.remove(&address);
             return;
         }
-        paths.retain(|_, (_, found)| now.saturating_duration_since(*found) < KNOWN);
+        if paths.len() >= PATHS_MAX {
+            paths.retain(|_, (_, found)| now.saturating_duration_since(*found) < KNOWN);
+        }
         let is_found = path.is_largest || path.age >= LOOKED;
-        if is_found && paths.len() < PATHS_MAX {
-            // Not anew: who began with it has not looked for more.
-            paths.entry(address).or_insert((path.size, now));
+        // Who began with what was known has not looked for more, however long it is up.
+        let has_looked = paths.get(&address).is_none_or(|(_, found)| now.saturating_duration_since(*found) >= KNOWN + path.age);
+        if is_found && has_looked && (paths.len() < PATHS_MAX || paths.contains_key(&address)) {
+            paths.insert(address, (path.size, now));
         }
     }
 }
@@ -79,6 +82,8 @@ mod tests {
         assert_eq!(of(0), Some(6500), "nothing larger is looked for");
         paths.note(address, &path(100), start + Duration::from_secs(23 * 3600));
         assert_eq!((of(23), of(24)), (Some(6500), None), "not found anew");
+        paths.note(address, &path(25 * 3600), start + Duration::from_secs(25 * 3600));
+        assert_eq!(of(25), None, "nor by who is up since then");
         paths.note(address, &path(100), start + Duration::from_secs(25 * 3600));
         assert_eq!(of(26), Some(SIZE));
         assert_eq!(
