@@ -182,4 +182,10 @@ async fn f24_a_record_that_says_of_a_layer_what_it_is_not_does_not_keep_it_from_
     registry(&nodes[1]).pull_image("team/app", "v1", &image).await;
     wait_until("all lies were struck out", SOON, async || (nodes[1].log().matches("was written anew").count() == lies.len()).then_some(()))
         .await;
+    // It is counted what came, not what was said.
+    let metrics = registry(&nodes[1]).get("/metrics").await;
+    let metrics = String::from_utf8_lossy(&metrics.body).into_owned();
+    let fetched = metrics.lines().find_map(|line| line.strip_prefix("larder_fetched_bytes_total{kind=\"peer\"} ")).expect("the metric");
+    let size = image.layers.iter().map(|layer| layer.size).sum::<u64>() + image.config.len() as u64;
+    assert_eq!(fetched, size.to_string());
 }

@@ -280,17 +280,16 @@ impl Lookup {
                 tracing::warn!(%digest, %error, "a blob file that the index does not know was not taken; it is had from elsewhere")
             }
         }
-        let source = match self.find_as_recorded(digest, link, urgency, state).await {
-            Ok(source) => source,
-            Err(error) if self.find_by_digest(digest, link, urgency).await => {
-                tracing::debug!(%digest, %error, "it was found by its digest alone");
-                "peer"
-            }
-            Err(error) => return Err(error),
+        let (source, size) = match self.find_as_recorded(digest, link, urgency, state).await {
+            Ok(source) => (source, link.size),
+            Err(error) => match self.find_by_digest(digest, link, urgency).await {
+                Some(right) => ("peer", right.size),
+                None => return Err(error),
+            },
         };
         let label = KindLabel { kind: source };
         self.metrics.fetched_blobs.get_or_create(&label).inc();
-        self.metrics.fetched_bytes.get_or_create(&label).inc_by(link.size);
+        self.metrics.fetched_bytes.get_or_create(&label).inc_by(size);
         Ok(())
     }
 
@@ -322,17 +321,17 @@ impl Lookup {
         })
     }
 
-    /// Goes on when the ladder has ended: the record may be wrong by which all that came was judged (F24). Then it is struck out. Whether the blob is here now.
-    async fn find_by_digest(&self, digest: Digest, link: Link, urgency: &Urgency) -> bool {
-        match self.peers.fetch_doubted(digest, link, urgency).await {
-            Ok(Some(_)) => self.correct(digest, link).await,
-            Ok(None) => return false,
-            Err(error) => {
-                tracing::info!(%digest, %error, "fetch from a peer failed");
-                return false;
-            }
+    /// Goes on when the ladder has ended: the record may be wrong by which all that came was judged (F24). Then it is struck out. What the blob is, if it is
+    /// here now.
+    async fn find_by_digest(&self, digest: Digest, link: Link, urgency: &Urgency) -> Option<Link> {
+        let found = self.peers.fetch_doubted(digest, link, urgency).await.unwrap_or_else(|error| {
+            tracing::info!(%digest, %error, "fetch from a peer failed");
+            None
+        });
+        if found.is_some() {
+            self.correct(digest, link).await;
         }
-        true
+        found
     }
 
     /// Strikes out what records say of a blob that is here and is something else.
