@@ -57,6 +57,8 @@ pub(in crate::peers) enum Event {
     Asked(NodeId, Peer),
     /// A peer says what it has.
     Says(NodeId, Standing),
+    /// A peer fetches the blob, too.
+    TakesPart(NodeId),
     /// A peer is gone, with everything that was asked of it.
     Left(NodeId),
     /// Bytes of a chunk came.
@@ -84,6 +86,8 @@ pub(in crate::peers) enum Action {
     Ask { ask: AskId, peer: NodeId, index: u32, insist: bool },
     /// Give up an ask.
     Cancel(AskId),
+    /// Ask a peer what it has.
+    Follow(NodeId),
     /// The peer was of no use.
     Strike(NodeId),
 }
@@ -182,11 +186,6 @@ impl Plan {
         self.state
     }
 
-    /// Whether a peer that says that it fetches the blob too should be asked (again) what it has.
-    pub(in crate::peers) fn needs(&self, peer: &NodeId) -> bool {
-        self.sources.get(peer).is_none_or(|(_, source)| !source.left && matches!(source.holding, Holding::Nothing))
-    }
-
     /// Who has some of it.
     pub(in crate::peers) fn holders(&self) -> Vec<NodeId> {
         self.sources.iter().filter(|(_, (_, source))| source.is_whole() || source.is_part()).map(|(node, _)| *node).collect()
@@ -209,7 +208,22 @@ impl Plan {
                     source.1.holding = Holding::Unknown;
                 }
             }
-            Event::Says(peer, standing) => self.says(now, peer, standing),
+            Event::Says(peer, standing) => {
+                let is_nothing = standing == Standing::Nothing;
+                self.says(now, peer, standing);
+                if let Some((_, source)) = self.sources.get_mut(&peer)
+                    && is_nothing
+                    && std::mem::take(&mut source.takes_part)
+                {
+                    actions.push(Action::Follow(peer));
+                }
+            }
+            Event::TakesPart(peer) => match self.sources.get_mut(&peer) {
+                Some((_, source)) if source.left => {}
+                // What it is about to say may be of the time before.
+                Some((_, source)) if !matches!(source.holding, Holding::Nothing) => source.takes_part = true,
+                _ => actions.push(Action::Follow(peer)),
+            },
             Event::Left(peer) | Event::Dropped(peer) => self.leave(now, peer, actions),
             Event::Found(chunks) => {
                 for index in chunks.iter().filter(|index| !self.have.has(*index)).collect::<Vec<_>>() {

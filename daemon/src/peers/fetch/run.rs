@@ -143,7 +143,7 @@ pub(super) async fn run(inner: &Inner, staging: &mut Staging, urgency: &Urgency,
                 }
             }
             newcomer = fetching.newcomers.recv() => if let Some(newcomer) = newcomer {
-                run.meet(newcomer);
+                run.event(Event::TakesPart(newcomer));
             },
             _ = tick.tick() => run.count(),
             _ = look.tick() => run.look(),
@@ -195,15 +195,6 @@ impl Run<'_> {
                 }
                 self.follow(link);
             }
-        }
-    }
-
-    /// A peer fetches the blob, too.
-    fn meet(&mut self, peer: NodeId) {
-        if self.plan.needs(&peer)
-            && let Some(link) = self.inner.links.get(&peer)
-        {
-            self.follow(link);
         }
     }
 
@@ -369,6 +360,11 @@ impl Run<'_> {
             match action {
                 Action::Ask { ask, peer, index, insist } => self.ask(ask, peer, index, insist),
                 Action::Cancel(ask) => drop(self.end_ask(ask)),
+                Action::Follow(peer) => {
+                    if let Some(link) = self.inner.links.get(&peer) {
+                        self.follow(link);
+                    }
+                }
                 Action::Strike(peer) => {
                     tracing::info!(digest = %self.digest, ?peer, "a peer is of no use for this blob");
                     self.strike(peer);

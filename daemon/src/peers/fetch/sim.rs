@@ -22,6 +22,8 @@ use crate::peers::turns::{Line, TURN_TIME};
 const STEP: Duration = Duration::from_millis(10);
 /// How often nodes say what has changed.
 const TELL: Duration = Duration::from_millis(50);
+/// What a look into the index takes.
+const LOOK: Duration = Duration::from_millis(20);
 /// A connection on which nothing is heard is given up after this time.
 const IDLE: Duration = Duration::from_secs(20);
 /// Longer than any world may take.
@@ -345,6 +347,7 @@ impl Sim<'_> {
                         self.send(node, peer, number_of_blob, Message::Cancel(ask));
                     }
                 }
+                Action::Follow(peer) => self.follow(node, number(&peer), number_of_blob),
                 Action::Strike(_) => {}
             }
         }
@@ -396,10 +399,10 @@ impl Sim<'_> {
                 } else {
                     Standing::Nothing
                 };
-                self.send(to, from, blob, Message::Standing(standing));
-                if self.nodes[to].blobs[blob].plan.as_ref().is_some_and(|plan| plan.needs(&id(from))) {
-                    self.follow(to, from, blob);
-                }
+                // Who has nothing looks into its index before it says so, and may have begun to fetch when that arrives.
+                let look = if standing == Standing::Nothing { LOOK } else { Duration::ZERO };
+                self.send_after(self.world.rtt_of(to, from) / 2 + look, to, from, (blob, Message::Standing(standing)));
+                self.plan(to, blob, Some(Event::TakesPart(id(from))));
             }
             Message::Standing(standing) => self.plan(to, blob, Some(Event::Says(id(from), standing))),
             Message::Ask { ask, index, insist } => {

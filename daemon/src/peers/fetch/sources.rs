@@ -58,6 +58,8 @@ pub(super) struct Source {
     pub holding: Holding,
     /// It fetches the blob, or did while this node does.
     pub is_relay: bool,
+    /// It has begun to fetch the blob; should it say that it has nothing, that is of before.
+    pub takes_part: bool,
     /// Asks under way that are not given up on.
     pub outstanding: u32,
     pub window: u32,
@@ -81,6 +83,7 @@ impl Source {
             peer,
             holding: Holding::Unknown,
             is_relay: false,
+            takes_part: false,
             outstanding: 0,
             window: WINDOW_FIRST,
             heard: Duration::ZERO,

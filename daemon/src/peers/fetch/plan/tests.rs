@@ -1,5 +1,7 @@
 //! Single decisions, step by step; crowds are in the simulation.
 
+use larder_protocol::chunks::ChunkBits;
+
 use super::*;
 
 const HOLDER: NodeId = NodeId([1; 32]);
@@ -52,6 +54,32 @@ fn who_is_named_before_it_has_said_what_it_has_is_asked_when_it_says_so() {
     assert_eq!(asks(&mut plan, at(2)), []);
     plan.event(at(30), Event::Says(OTHER, Standing::Whole), &mut Vec::new());
     assert_eq!(asks(&mut plan, at(30)).iter().map(|(_, peer)| *peer).collect::<Vec<_>>(), [OTHER]);
+}
+
+#[test]
+fn who_has_begun_to_fetch_the_blob_is_asked_again_when_it_says_what_was_true_before() {
+    let mut plan = plan(&[HOLDER]);
+    let tell = |plan: &mut Plan, event: Event| {
+        let mut actions = Vec::new();
+        plan.event(at(0), event, &mut actions);
+        actions
+    };
+    let asked = Event::Asked(OTHER, Peer { near: true, rtt: at(1), strikes: 0, took: None });
+    let part = Standing::Part { have: ChunkBits(vec![0]), coming: ChunkBits(vec![0]) };
+    assert_eq!(tell(&mut plan, asked.clone()), []);
+    // The two messages cross.
+    assert_eq!(tell(&mut plan, Event::TakesPart(OTHER)), []);
+    assert_eq!(tell(&mut plan, Event::Says(OTHER, Standing::Nothing)), [Action::Follow(OTHER)]);
+    assert_eq!(tell(&mut plan, asked.clone()), []);
+    assert_eq!(tell(&mut plan, Event::Says(OTHER, Standing::Nothing)), [], "nothing new is known");
+    // They come one after the other.
+    assert_eq!(tell(&mut plan, Event::TakesPart(OTHER)), [Action::Follow(OTHER)]);
+    assert_eq!(tell(&mut plan, asked), []);
+    assert_eq!(tell(&mut plan, Event::Says(OTHER, part)), []);
+    assert!(plan.sources[&OTHER].1.is_part());
+    // It gives up and begins anew.
+    assert_eq!(tell(&mut plan, Event::TakesPart(OTHER)), []);
+    assert_eq!(tell(&mut plan, Event::Says(OTHER, Standing::Nothing)), [Action::Follow(OTHER)]);
 }
 
 #[test]
