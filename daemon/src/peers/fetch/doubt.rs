@@ -14,10 +14,8 @@ use tokio::time::timeout;
 use super::super::error::Result;
 use super::super::swarms::Urgency;
 use super::super::{Inner, Peers};
-use super::run::LIST;
+use super::ASK;
 
-/// Peers that are asked.
-const ASKED_MAX: usize = 16;
 /// Claims that are tried.
 const TRIED_MAX: usize = 3;
 
@@ -52,9 +50,8 @@ impl Peers {
 
 /// What peers who have a blob say that it is, but for what its record says.
 async fn claims(inner: &Inner, digest: Digest, link: BlobLink) -> Vec<BlobLink> {
-    let peers: Vec<_> = inner.links.all().into_iter().take(ASKED_MAX).collect();
-    let question = Request::Describe(digest);
-    let asked = join_all(peers.iter().map(|peer| timeout(LIST, peer.connection.ask(&question)))).await;
+    let (peers, question) = (inner.links.all(), Request::Describe(digest));
+    let asked = join_all(peers.iter().map(|peer| timeout(ASK, peer.connection.ask(&question)))).await;
     let is_other = |a: &BlobLink, b: &BlobLink| (a.size, a.root) != (b.size, b.root);
     let mut claims = Vec::new();
     for (answer, _) in asked.into_iter().filter_map(|answer| answer.ok()?.ok()) {

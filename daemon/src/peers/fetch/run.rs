@@ -32,7 +32,7 @@ use crate::telemetry::TrafficLabels;
 /// What has happened and was not looked at.
 const EVENTS_MAX: usize = 256;
 /// How long a chunk list may take.
-pub(super) const LIST: Duration = Duration::from_secs(10);
+const LIST: Duration = Duration::from_secs(10);
 /// Peers that are asked for the chunk list at a time.
 const LISTS_MAX: usize = 2;
 /// A blob of this size is opened before its first chunk is here.
