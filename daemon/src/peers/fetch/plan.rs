@@ -208,16 +208,7 @@ impl Plan {
                     source.1.holding = Holding::Unknown;
                 }
             }
-            Event::Says(peer, standing) => {
-                let is_nothing = standing == Standing::Nothing;
-                self.says(now, peer, standing);
-                if let Some((_, source)) = self.sources.get_mut(&peer)
-                    && is_nothing
-                    && std::mem::take(&mut source.takes_part)
-                {
-                    actions.push(Action::Follow(peer));
-                }
-            }
+            Event::Says(peer, standing) => self.says(now, peer, standing, actions),
             Event::TakesPart(peer) => match self.sources.get_mut(&peer) {
                 Some((_, source)) if source.left => {}
                 // What it is about to say may be of the time before.
@@ -303,7 +294,7 @@ impl Plan {
         source.is_relay = true;
     }
 
-    fn says(&mut self, now: Duration, peer: NodeId, standing: Standing) {
+    fn says(&mut self, now: Duration, peer: NodeId, standing: Standing, actions: &mut Vec<Action>) {
         let count = u64::from(self.have.count());
         let Some((_, source)) = self.sources.get_mut(&peer) else { return };
         if source.left {
@@ -355,6 +346,7 @@ impl Plan {
                         coming.iter().for_each(|index| come(&mut self.coming, index, now));
                     }
                     Holding::Whole if near && source.is_relay => self.held.iter_mut().for_each(|held| *held += 1),
+                    Holding::Nothing if std::mem::take(&mut source.takes_part) => actions.push(Action::Follow(peer)),
                     _ => {}
                 }
             }

@@ -74,12 +74,19 @@ fn who_has_begun_to_fetch_the_blob_is_asked_again_when_it_says_what_was_true_bef
     assert_eq!(tell(&mut plan, Event::Says(OTHER, Standing::Nothing)), [], "nothing new is known");
     // They come one after the other.
     assert_eq!(tell(&mut plan, Event::TakesPart(OTHER)), [Action::Follow(OTHER)]);
-    assert_eq!(tell(&mut plan, asked), []);
+    assert_eq!(tell(&mut plan, asked.clone()), []);
     assert_eq!(tell(&mut plan, Event::Says(OTHER, part)), []);
     assert!(plan.sources[&OTHER].1.is_part());
     // It gives up and begins anew.
     assert_eq!(tell(&mut plan, Event::TakesPart(OTHER)), []);
     assert_eq!(tell(&mut plan, Event::Says(OTHER, Standing::Nothing)), [Action::Follow(OTHER)]);
+    // Of no use any more, whatever it is about to do.
+    assert_eq!(tell(&mut plan, Event::TakesPart(OTHER)), [Action::Follow(OTHER)]);
+    assert_eq!(tell(&mut plan, asked), []);
+    assert_eq!(tell(&mut plan, Event::TakesPart(OTHER)), []);
+    assert_eq!(tell(&mut plan, Event::Dropped(OTHER)), []);
+    assert_eq!(tell(&mut plan, Event::Says(OTHER, Standing::Nothing)), []);
+    assert_eq!(tell(&mut plan, Event::TakesPart(OTHER)), []);
 }
 
 #[test]
