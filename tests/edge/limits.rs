@@ -19,6 +19,19 @@ async fn connect(node: &Node, from: &str) -> io::Result<TcpStream> {
     socket.connect(node.address().parse().expect("an address")).await
 }
 
+/// The files that a node has open when nothing of what was asked before is under way, and connections that are idle for two seconds are let go of.
+async fn files_at_rest(node: &Node) -> u64 {
+    let (mut files, mut since) = (node.open_files(), Instant::now());
+    wait_until("the node rests", PATIENCE, async || {
+        let now = node.open_files();
+        if now != files {
+            (files, since) = (now, Instant::now());
+        }
+        (since.elapsed() >= Duration::from_secs(3)).then_some(files)
+    })
+    .await
+}
+
 /// Sends a request and gives what comes within a moment of its answer.
 async fn ask(stream: &mut TcpStream, request: &str) -> String {
     stream.write_all(request.as_bytes()).await.expect("send");
@@ -87,7 +100,7 @@ async fn s18_a_client_that_takes_nothing_of_its_answer_is_dropped() {
     // More than all the buffers between the two.
     let content = Content::new(1, 64 << 20);
     registry.try_push_blob("a", content).await.expect("push");
-    let before = node.open_files();
+    let before = files_at_rest(&node).await;
     let mut stream = connect(&node, "127.0.0.7").await.expect("connect");
     let request = format!("GET /v2/a/blobs/{} HTTP/1.1\r\nhost: x\r\n\r\n", content.digest());
     stream.write_all(request.as_bytes()).await.expect("send");
